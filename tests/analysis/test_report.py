@@ -223,6 +223,7 @@ def test_what_is_unfinished_or_damaged_is_told_beside_the_others(runs: Runs, tmp
     assert "There is no student of begun yet, epochs: 0 of 2, not finished." in text
     assert "The graphs of damaged are left out: cannot read the checkpoint damaged/best.ckpt" in text
     assert "43.2 %" in text, "what a run keeps is not measured again"
+    print(re.sub(r"\s+", " ", text)[:900])
     assert re.search(r"unfinished\s+digits\s+0\s+2, not finished\s+2, so far", text)
     told = r"^cannot read the checkpoint .*damaged.best\.ckpt"
     assert_refused_like((lambda: write_report([damaged, begun], tmp_path / "page.html", first=20, k=3), told))

@@ -56,10 +56,8 @@ def write_report(
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    sections |= details
-    # What one looks for first stands first.
-    first_ones = "results", "nearness", "graph"
-    sections = dict(sorted(sections.items(), key=lambda item: [item[0] != name for name in first_ones]))
+    first_read = ("results", "nearness", "graph")
+    sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
@@ -117,6 +115,7 @@ def _measure(
 def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     run, opened, found, summary = shown
     images = opened.images(found.split)
+    files = opened.data.file_names(images)
     of_epoch = "" if run.finished else f", epoch {opened.epoch} ({run.epochs})"
     yield "diagnostics", (f"Neighbourhoods of {run.name}{of_epoch}", detail.diagnostics(found, summary))
     if found.labelled:
@@ -124,9 +123,10 @@ def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), found))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
-    yield "graph", (f"The graph of {run.name}{of_epoch}", detail.graph_view(found, placed, images))
+    yield "graph", (f"The graph of {run.name}{of_epoch}", detail.graph_view(found, placed, images, files))
     if found.teacher is not None:
-        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), placed, images))
+        listed = detail.worst_neighbourhoods(found, worst(found), placed, images, files)
+        yield "worst", ("Where they disagree most", listed)
     asked = images if first is None else images.select(torch.arange(min(first, len(images))))
     answered = answers(opened, asked)
     if answered is not None:

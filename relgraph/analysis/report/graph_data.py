@@ -47,7 +47,7 @@ def graph_data(
     return {
         "nodes": nodes,
         "classes": list(analysis.classes),
-        "numbers": [{"key": key, "name": name} for key, (name, _) in numbers.items()],
+        "numbers": [{"key": key, "name": name, "share": key == "overlap"} for key, (name, _) in numbers.items()],
         "edges": {"teacher": [], **edges},
         "k": k,
         "layout": maps.method,

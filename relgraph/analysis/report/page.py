@@ -13,10 +13,8 @@ from markupsafe import Markup
 ASSETS = files("relgraph.assets.report")
 STYLES = ("page.css", "graph.css")
 SCRIPTS = ("vendor/force-graph.min.js", "page.js")
-GRAPH = tuple(
-    f"graph{part}.js"
-    for part in ("_elements", "_data", "_colours", "_edges", "_paint", "_moves", "_panel", "_maps", "")
-)
+PARTS = ("_elements", "_data", "_colours", "_edges", "_paint", "_moves", "_panel", "_maps", "")
+GRAPH = tuple(f"graph{part}.js" for part in PARTS)  # one script
 # Characters that no HTML document may hold, and surrogates, which stand in names of files that are not UTF-8.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 NOTHING = "\N{EN DASH}"

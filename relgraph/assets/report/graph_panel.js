@@ -18,7 +18,7 @@ function cardContent(node) {
   const pair = (name, value) => el("div", {}, el("dt", {}, `${name}:`), el("dd", {}, value));
   const rows = SIDES.filter((side) => predicted(node, side) !== null)
     .map((side) => pair(OWNER[side], predictionText(node, side)));
-  const numbers = numbersOf(node).map(({ key, name }) => pair(name, shortNumber(node[key])));
+  const numbers = numbersOf(node).map((one) => pair(one.name, numberText(one, node[one.key])));
   return [thumbnail(node, 72), el("div", {},
     el("strong", {}, labelOf(node)), muted(nameOf(node)), el("dl", {}, ...rows, ...numbers),
     muted(neighbourhoodText(node)),
@@ -190,10 +190,11 @@ function fillLegend() {
 
 /** The colours of a number, with its range. */
 function scale() {
-  const { name, low, high } = shownNumber();
+  const shown = shownNumber(), { name } = shown;
+  const [low, high] = [shown.low, shown.high].map((value) => el("span", {}, numberText(shown, value)));
   const bar = el("div", { class: "rg-ramp" });
   bar.style.background = `linear-gradient(to right, ${graph.ramp.join(", ")})`;
-  return el("div", { class: "rg-scale" }, name, bar, el("span", {}, shortNumber(low)), el("span", {}, shortNumber(high)));
+  return el("div", { class: "rg-scale" }, name, bar, low, high);
 }
 
 function groupItem(group) {
@@ -224,7 +225,9 @@ function fillTable() {
     columns.push([`${OWNER[side]}'s neighbours`, (node) => String(graph.near[side][node.number].size)]);
   }
   if (graph.sides.length === 2) columns.push(["In both graphs", (node) => String(sharedNeighbours(node).length)]);
-  for (const { key, name } of graph.numbers) columns.push([name, (node) => shortNumber(node[key] ?? NaN)]);
+  for (const one of graph.numbers) {
+    columns.push([one.name, (node) => ((node[one.key] ?? null) === null ? "\u2013" : numberText(one, node[one.key]))]);
+  }
   const titles = ["Image", ...columns.map(([title]) => title)];
   const head = el("tr", {}, ...titles.map((title) => el("th", { scope: "col" }, title)));
   const rows = [...matching].map((node) => el("tr", {}, el("th", { scope: "row" }, pinButton(node)),
