@@ -212,7 +212,6 @@ def test_what_is_unfinished_or_damaged_is_told_beside_the_others(runs: Runs, tmp
     )
     for name in ("result.json", "best.ckpt", "student.safetensors", "metrics.csv"):
         (begun / name).unlink()
-    write_yaml(begun / "recipe.yaml", plain({**read_yaml(begun / "recipe.yaml", sealed=True), "seed": 1}))
     (unfinished / "result.json").unlink()
     os.truncate(damaged / "best.ckpt", 100)
     asked = Asked(first=20, k=3)
