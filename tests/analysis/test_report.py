@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from relgraph.analysis.pictures import data_uri, thumbnails
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
 from relgraph.analysis.report.measures import Asked, Measured, keep, measure
@@ -242,7 +243,10 @@ def test_where_there_is_no_terminal_a_line_tells_how_far_it_is(
 
 
 def test_another_split_and_fewer_images(hostile: Path, tmp_path: Path) -> None:
+    images = TrainedRun(hostile).images("train", 10)
+    pictures = [data_uri(picture) for picture in thumbnails(images, 64)]
     page = report(tmp_path, hostile, split="train", first=10, k=2)
+    assert {picture["src"] for picture in page.all("img") if "class" in picture} <= {*pictures}, "those of the ten"
     assert len(page.graph["nodes"]) == 10 and "10 images of the train split" in page.text
 
 
