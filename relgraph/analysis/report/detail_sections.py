@@ -33,7 +33,8 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled'] or 'none'} with a label"
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split{known}, {analysis.k} nearest neighbours"
     cards = {name: (percent if share else number)(value) for name, (value, share) in content.agreement(summary).items()}
-    return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows,
+    apart = " and ".join(str(summary[side]["width"]) for side in analysis.graphs) if "match" not in summary else ""
+    return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows, widths=apart,
                 source=None if analysis.teacher is None else title(analysis.source))  # fmt: skip
 
 
