@@ -31,7 +31,8 @@ CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="%(csp)s">
-<style>%(css)s body { margin: 1rem }</style></head><body><section id="graph"><h2>The graph</h2><div id="graph-view"></div>
+<style>%(css)s body { margin: 1rem }</style></head><body>
+<section id="graph"><h2>The graph</h2><div id="graph-view"></div>
 <script type="application/json" id="graph-data">%(data)s</script></section><div style="height: 40rem"></div>
 <button id="theme"><span id="theme-name"></span></button><div id="tip" hidden></div>%(scripts)s</body></html>"""
 
@@ -67,7 +68,8 @@ def _edges(number: random.Random, count: int, groups: int, degree: int) -> list[
         inside = number.random() < 0.9
         other = (one + groups * number.randrange(1, count // groups)) % count if inside else number.randrange(count)
         if one != other:
-            found.setdefault((min(one, other), max(one, other)), [one, other, round(number.random(), 3), round(number.random(), 3), int(inside)])
+            weights = [round(number.random(), 3) for _ in range(2)]
+            found.setdefault((min(one, other), max(one, other)), [one, other, *weights, int(inside)])
     return list(found.values())
 
 
