@@ -1,4 +1,4 @@
-"""A page with a synthetic graph of 2,000 nodes, and Debian's Chromium to open it."""
+"""A page with a synthetic graph of 600 nodes, and Debian's Chromium to open it."""
 
 import base64
 import io
@@ -73,7 +73,11 @@ def _edges(number: random.Random, count: int, groups: int, degree: int) -> list[
     return list(found.values())
 
 
-def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
+def letters(number: int) -> str:
+    return "".join(chr(97 + number // 26**place % 26) for place in (2, 1, 0))
+
+
+def synthetic(count: int = 600, groups: int = 20, degree: int = 8) -> Graph:
     """Return a graph of `count` nodes with `count * degree` edges of each network; a few edges are in both."""
     number = random.Random(0)
     classes = [*HOSTILE, *(f"class {i}" for i in range(len(HOSTILE), groups))]
@@ -89,7 +93,7 @@ def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
             "prediction_student": predicted, "prediction_teacher": label,
             "community_student": label // 2, "community_teacher": label // 3,
             "x_student": x, "y_student": y, "x_teacher": -u, "y_teacher": v,
-            "file": f"{label}/{i:04}<b>.png", "overlap": round(number.random(), 3),
+            "file": f"{label}/{letters(i)}<b>.png", "overlap": round(number.random(), 3),
         }  # fmt: skip
         nodes.append(node)
     student, teacher = (_edges(number, count, groups, degree) for _ in range(2))
