@@ -96,8 +96,10 @@ def class_maps(analysis: Analysis, maps: Maps) -> Markup:
     ]
     if keys and bool((labels < 0).any()):
         keys.append((-1, "no label", Marks(-1, NO_CLASS, "circle", "M0 0h0")))
-    return fill("maps.html", method=maps.method, count=len(labels), total=len(analysis.labels), panels=panels, keys=keys,
-                radius=radius)  # fmt: skip
+    total = len(analysis.labels)
+    return fill(
+        "maps.html", method=maps.method, count=len(labels), total=total, panels=panels, keys=keys, radius=radius
+    )
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet, files: list[str] | None = None) -> Markup:
