@@ -291,8 +291,7 @@ def train_epoch(
     """
     meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
-    start, done, rate, first, total = time.perf_counter(), 0, 0.0, 0, 0
-    lines = Lines(MINUTE)
+    start, done, rate, first, total, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
     if within is not None:
         first, measures = within["step"], job.fabric.to_device(within["measures"])
         meter.resume(measures["meter"])
