@@ -37,7 +37,7 @@ from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
-from relgraph.graph.pair import MATCHES, Pair
+from relgraph.graph.pair import MATCHES, Pair, Texts
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
@@ -113,7 +113,7 @@ class Run:
 
     def student(self) -> PlainStudent:
         """Return the best student, in evaluation mode: see `relgraph.load_student`."""
-        own = {"student": self._given.get("student")}
+        own = {name: self._given.get(name) for name in ("student", "refine")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
     def predict(self, images: str | Path | Sequence[str | Path], **options: Any) -> Predicted:
@@ -667,7 +667,7 @@ def _export_graph(
         folder = output.with_name(f"{output.stem}_thumbnails")
         paths = write_thumbnails(nodes.images, folder)
         for kind in pair.node_types:
-            pair[kind].image = paths
+            pair[kind].image = Texts(paths)
         notes.append(f"thumbnails in {folder}")
     write_graph(pair, output, name, side, attributes)
     return Exported(output, count, [*notes, *([f"nodes in {nodes_file(output)}"] if name in TABLES else [])])

@@ -13,6 +13,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
+from relgraph.graph.kernels import pearson
+from relgraph.graph.refine import Refined
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
@@ -120,14 +122,32 @@ class Distillation(Job):
     def _whole(self) -> nn.Module:
         """Return what makes vectors of an image: the student with its projector, and the teacher's learned side."""
         space, student = self._space(), self.student
+        refinement = None if (found := self._refined()) is None else found.refinement
         teacher = {"head": self.objective.teacher_head, "projector": space.teacher}
         parts = {"backbone": student.backbone, "head": student.head, "projector": space.student}
+        if refinement is not None:
+            teacher["refine"], parts["refine"] = refinement.teacher, refinement.student
         own = nn.ModuleDict({name: part for name, part in teacher.items() if part is not None})
         return nn.ModuleDict({name: part for name, part in {**parts, "teacher": own}.items() if part is not None})
 
     def _space(self) -> Space:
         method = self.objective.method
         return Space("embedding") if method is None else method.space()
+
+    def _refined(self) -> Refined | None:
+        """Return the refinement that the student's file holds: of maps, which have no vectors, it holds none."""
+        found = None if self.objective.method is None else self.objective.method.refined()
+        return None if found is None or found.part == "map" else found
+
+    def _refinement(self) -> dict[str, Any]:
+        """Return what is needed to build the refinement again."""
+        found, recipe = self._refined(), self.recipe
+        if found is None:
+            return {}
+        kernel = str(recipe.kernel) if recipe.kernel is not None and found.kernel is not pearson else "pearson"
+        own, k = found.refinement, recipe.neighbours_of_each if recipe.topology == "knn" else 8
+        widths = [own.dim, own.teacher_dim]
+        return {"refine": {"name": own.name, "part": found.part, "k": k, "kernel": kernel, "widths": widths}}
 
     def _in_teacher_space(self) -> bool:
         """Return whether the student's vectors stand in the space of the teacher's own, without an alignment."""
@@ -152,6 +172,7 @@ class Distillation(Job):
             "classes": list(self.data.train.classes),
             "vectors": self._space().part,
             "learns_labels": recipe.learns_labels,
+            **self._refinement(),
             **super().description(),
         }
 
