@@ -17,7 +17,7 @@ from relgraph.training.recipe import OBJECTS, BaseRecipe, Recipe
 
 Decorator = Callable[[Any], Any]
 OWN_CODE = {"student": "student", "teacher": "teacher", "dataset": "data set", "method": "method", "kernel": "kernel",
-            "scale": "scale", "criterion": "criterion"}  # fmt: skip
+            "scale": "scale", "criterion": "criterion", "refine": "refinement"}  # fmt: skip
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="Run code of one's own that files name, such as the recipe of a run or --config."
 )

@@ -5,7 +5,7 @@ Where a command takes a spelling, a function takes the object itself as well: a 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -37,7 +37,7 @@ from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
-from relgraph.graph.pair import MATCHES, Pair
+from relgraph.graph.pair import MATCHES, Pair, Texts
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
@@ -113,7 +113,7 @@ class Run:
 
     def student(self) -> PlainStudent:
         """Return the best student, in evaluation mode: see `relgraph.load_student`."""
-        own = {"student": self._given.get("student")}
+        own = {name: self._given.get(name) for name in ("student", "refine")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
     def predict(self, images: str | Path | Sequence[str | Path], **options: Any) -> Predicted:
@@ -667,7 +667,7 @@ def _export_graph(
         folder = output.with_name(f"{output.stem}_thumbnails")
         paths = write_thumbnails(nodes.images, folder)
         for kind in pair.node_types:
-            pair[kind].image = paths
+            pair[kind].image = Texts(paths)
         notes.append(f"thumbnails in {folder}")
     write_graph(pair, output, name, side, attributes)
     return Exported(output, count, [*notes, *([f"nodes in {nodes_file(output)}"] if name in TABLES else [])])
@@ -702,11 +702,14 @@ def report(
         given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if a run cannot be opened, or the file cannot be written.
+        RelgraphError: if one is not a run, none can be read, or the file cannot be written.
     """
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
     opened = [_again(run, allow_code, given) for run in several]
-    named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
+    named = list[str]()
+    for run in opened:
+        with suppress(RelgraphError):  # of one that cannot be read the report tells
+            named += own_code_of(run.recipe)  # each by its own permission
     with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
         places = [run.path for run in opened]

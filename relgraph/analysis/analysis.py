@@ -221,7 +221,7 @@ def analyse_nodes(nodes: NodeSet, k: int = 10, seed: int = 0, search: str | None
         small = k < searching.FAISS_LIMIT and largest <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"
     graphs = {}
-    for name, (x, prediction) in nodes.networks.items():
+    for name, (x, prediction, _) in nodes.networks.items():
         searching.check_finite(x, name)
         table = SEARCHES[search](x, k)
         parts = measures.communities(*table, seed)

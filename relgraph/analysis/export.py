@@ -14,7 +14,7 @@ from relgraph.analysis.graph_tables import Table, about, edge_tables, node_table
 from relgraph.analysis.nodes import check_attributes, columns_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing, torch_load, torch_save
-from relgraph.graph.pair import MATCHES, EdgeType, Pair, weights
+from relgraph.graph.pair import MATCHES, EdgeType, Pair, Texts, weights
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -171,6 +171,10 @@ def read_pair(path: str | Path) -> Pair:
     if not (named and {"student", "teacher"} & stores.keys() and "graph" in stores.get("_global_store", ())):
         told = "must hold a graph pair of student and teacher, or the graph of one"
         raise RelgraphError(f"{path} {told}, got {type(stored).__name__}")
+    for name, store in stores.items():
+        for key, value in store.items() if name != "_global_store" else ():
+            if isinstance(value, list):
+                store[key] = Texts(value)
     return HeteroData.from_dict(stored)
 
 
@@ -211,7 +215,9 @@ def _write_pt(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> N
     stores = pair.to_dict()
     for store in stores.values():
         for name, value in store.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Texts):
+                store[name] = list(value)
+            elif isinstance(value, Tensor):
                 kept = value.detach().cpu()
                 # torch saves all of a tensor's storage; one that fills its own may lie in a file and is not copied.
                 store[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()

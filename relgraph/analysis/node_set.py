@@ -1,6 +1,6 @@
 """The nodes of graphs: images, and the vectors that one network has of them, or student and teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ from relgraph.analysis.sources import Source
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, lone_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.graph.pair import Pair
-from relgraph.graph.topology import Chooser
+from relgraph.graph.pair import Pair, Texts, topology_of
+from relgraph.graph.topology import Chooser, Topology
 
 
 class Nodes(NamedTuple):
@@ -23,10 +23,12 @@ class Nodes(NamedTuple):
     Attributes:
         x: Vectors, `(N, D)`, in a temporary file if they are large (see `files.empty_rows`).
         prediction: The class of the largest logit, `(N,)`; `None` where no loss trained a classifier for the classes.
+        refine: From a graph of them to the vectors that the run's refinement makes, `(N, D)`; `None` where it has none.
     """
 
     x: Tensor
     prediction: Tensor | None = None
+    refine: Callable[[Topology], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,8 @@ def pair_of(
         _describe(pair[name], nodes)
         if part.prediction is not None:
             pair[name].prediction, pair[name].correct = part.prediction, part.prediction == nodes.labels
+        if part.refine is not None and side != "difference":
+            pair[name].refined = part.refine(topology_of(pair, (name, "relates", name)))
     return pair
 
 
@@ -111,7 +115,7 @@ def _describe(store: Any, nodes: NodeSet) -> None:
     """Tell the nodes of a network what is known of their images."""
     store.image_id, store.y, images = nodes.index, nodes.labels, nodes.images
     if nodes.files is not None:
-        store.file = nodes.files
+        store.file = Texts(nodes.files)
     if images is not None:
         store.update(images.masks)
         if bool((images.labels < 0).any()):

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any
@@ -23,9 +23,10 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
 from relgraph.graph.pair import Pair
-from relgraph.graph.topology import Chooser
+from relgraph.graph.refine import NodeRefinement
+from relgraph.graph.topology import Chooser, Topology
 from relgraph.methods import Output
-from relgraph.names import is_vectors, load_student, open_student
+from relgraph.names import is_vectors, load_student, open_student, refinement_in_file
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.plain import PlainStudent, VectorsAlone
@@ -43,6 +44,7 @@ from relgraph.training.vectors import in_original, open_vectors, vector_file
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
+SIDES = ("student", "teacher")
 # Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
 MEMORY_LIMIT = 2**30
 
@@ -111,12 +113,35 @@ class TrainedRun:
         Raises:
             RelgraphError: if it was aligned with another teacher.
         """
-        found = load_student(self.run.student_file, student=self._given.get("student")).to(self.device)
+        student, refine = (self._given.get(name) for name in ("student", "refine"))
+        found = load_student(self.run.student_file, student=student, refine=refine).to(self.device)
         aligned, known = found.info.get("align"), self.inputs.get("teacher", {}).get("fingerprint")
         if aligned is not None and aligned["fingerprint"] != known:
             told = f"{self.run.student_file} was aligned with another teacher than the run's, {aligned['teacher']}"
             raise RelgraphError(f"{told}: undo that by relgraph align {self.run.path} --undo")
         return found
+
+    @cached_property
+    def refinements(self) -> dict[str, NodeRefinement]:
+        """What moves the vectors of "student" and "teacher" by their neighbours; empty where nodes were not refined."""
+        tensors, info = read_network(self.run.student_file)
+        if "refine" not in info:
+            return {}
+        build, found = refinement_in_file(self.run.student_file, self._given.get("refine")), {}
+        for side, part, width in zip(SIDES, ("refine.", "teacher.refine."), info["refine"]["widths"], strict=True):
+            own = {name.removeprefix(part): x for name, x in tensors.items() if name.startswith(part)}
+            found[side] = build(info["refine"], own, width)
+        return found
+
+    def _refine(self, side: str, x: Tensor, of: str, images: ImageSet, topology: Topology) -> Tensor:
+        """Return a network's vectors of images refined over a graph; `x` are the part `of` its outputs."""
+        refinement, blocks = self.refinements[side], [x]
+        if refinement.part != of:
+            blocks = []
+            for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
+                output = self.outputs(images.select(positions), teacher=side == "teacher")[SIDES.index(side)]
+                blocks.append(getattr(output, refinement.part))
+        return refinement(torch.cat(blocks), topology)
 
     @cached_property
     def teacher_side(self) -> nn.Module:
@@ -263,9 +288,14 @@ class TrainedRun:
             name: one if seen and self.has_trained_classifier(name) else one._replace(prediction=None)
             for name, one in found.items()
         }
+        of_teacher = self.source_of_teacher(source)
+        for side in self.refinements.keys() & networks.keys():
+            of = "feature" if (side, of_teacher) == ("teacher", "teacher") else "embedding"
+            refine = partial(self._refine, side, networks[side].x, of, images)
+            networks[side] = networks[side]._replace(refine=refine)
         return NodeSet(
             "run", self.run.path, str(self.recipe.dataset), images.split, tuple(images.classes), images.index,
-            images.true_labels, networks, self.source_of_teacher(source) if "teacher" in found else "student",
+            images.true_labels, networks, of_teacher if "teacher" in found else "student",
             images, self.data.file_names(images),
         )  # fmt: skip
 
@@ -361,6 +391,7 @@ def run_pair(
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
     relations the run's method compares; `image_id` is an image's position in the data set's original split, `file` its
     path in the data set's folder, if it has one, and `train_mask`, `val_mask` and `test_mask` say of which split it is.
+    Of a run with a refinement `refined` are the vectors that its method refined, moved over the edges of this graph.
     A network whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the
     side "pair", which matches them with the student's, the run's projection, unless `source` says otherwise;
     `pair.source` is which. Where their width is not the student's, there is no cross graph. The source "student" gives

@@ -44,6 +44,22 @@ AGAINST = (
     "(--target-space teacher, or a linear layer)"
 )
 
+
+class Texts(list[str]):
+    """One text for each node, of which PyG selects those of a part of the graph as it selects rows of a tensor.
+
+    >>> Texts("abc")[torch.tensor([True, False, True])]
+    ['a', 'c']
+    """
+
+    def __getitem__(self, which: Any) -> Any:
+        """Return the text at a position, or those that a mask or positions in a tensor choose."""
+        if not isinstance(which, Tensor):
+            return super().__getitem__(which)
+        chosen = which.nonzero().flatten() if which.dtype == torch.bool else which
+        return Texts(map(super().__getitem__, chosen.tolist()))
+
+
 Form = Literal["auto", "matrix", "factored", "blocked"]
 FORMS: tuple[Form, ...] = get_args(Form)
 

@@ -269,7 +269,7 @@ def _subject(recipe: AnyRecipe) -> str:
     if isinstance(recipe, PretrainRecipe):
         return recipe.objective if recipe.objective == "sskd-head" else f"{_short(recipe.network)}-{recipe.objective}"
     graph = f"-{recipe.graph_in_use}" if recipe.graph_in_use else ""
-    refine = f"-{recipe.refine}" if recipe.refine else ""
+    refine = f"-{_short(recipe.refine)}" if recipe.refine else ""
     method = _short(recipe.method).replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
     return f"{_short(recipe.student)}-{method}{graph}{refine}"
 

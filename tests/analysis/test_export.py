@@ -14,6 +14,7 @@ import networkx as nx
 import pytest
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.loader import DataLoader, RandomNodeLoader
 
 from relgraph.analysis import export, graph_tables
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
@@ -29,7 +30,7 @@ from relgraph.analysis.graph_tables import BETWEEN_CLASSES, EDGE_COLOURS, Side
 from relgraph.analysis.nodes import ATTRIBUTES, titles_of
 from relgraph.analysis.split_graph import difference_pair
 from relgraph.errors import RelgraphError
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, graph_pair
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Texts, adjacency, graph_pair
 from relgraph.graph.topology import ALL_PAIRS, Nearest
 from tests.analysis.conftest import assert_same_pair
 from tests.checks import Intruder, assert_refused_like, case
@@ -62,8 +63,8 @@ def make_difference() -> HeteroData:
     pair = describe(difference_pair(teacher + torch.randn(9, 5), teacher, k=3))
     for number, side in enumerate(("student", "teacher")):
         pair[side].community, pair[side].overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9
-        pair[side].position, pair[side].image = torch.randn(9, 2), [f"a & b/{i}.png" for i in range(9)]
-        pair[side].file = [f'"a" & b/{i}\udcff.png' for i in range(9)]  # of bytes that are no UTF-8
+        pair[side].position, pair[side].image = torch.randn(9, 2), Texts(f"a & b/{i}.png" for i in range(9))
+        pair[side].file = Texts(f'"a" & b/{i}\udcff.png' for i in range(9))  # of bytes that are no UTF-8
         for name in ("train_mask", "val_mask", "test_mask"):
             pair[side][name] = torch.arange(9) % 3 == len(name) % 3
     return pair
@@ -278,6 +279,33 @@ def test_pt_holds_the_pair_itself(tmp_path: Path) -> None:
             for paths in ("image", "file"):
                 store.pop(paths, None)  # which the content holds
         assert_same_pair(found, pair, tolerance=0)
+
+
+def test_pyg_selects_converts_and_batches_what_is_read(tmp_path: Path) -> None:
+    """`file` as well, which is no tensor; the pair of photographs is read again."""
+    pair = make_pair(sparse=True)
+    for side in ("student", "teacher"):
+        pair[side].file = Texts(f"{i}.png" for i in range(9))
+        pair[side].train_mask = torch.arange(9) < 6
+    write_graph(pair, tmp_path / "pair.pt")
+    found = read_pair(tmp_path / "pair.pt")
+    assert found.validate()
+    for part in RandomNodeLoader(found, num_parts=3):
+        assert part["student"].file == [pair["student"].file[i] for i in ids_of(found, part)]
+        assert part.num_edges == sum(
+            int((torch.isin(found[kind].edge_index[0], torch.tensor(ids_of(found, part, kind[0])))
+                 & torch.isin(found[kind].edge_index[1], torch.tensor(ids_of(found, part, kind[2])))).sum())
+            for kind in found.edge_types
+        )  # fmt: skip
+    whole = found.to_homogeneous()
+    assert whole.num_nodes == 18 and whole.num_edges == found.num_edges and int(whole.train_mask.sum()) == 12
+    batch = next(iter(DataLoader([found, found], batch_size=2)))
+    assert batch.num_nodes == 36 and batch["student"].batch.bincount().tolist() == [9, 9]
+
+
+def ids_of(whole: HeteroData, part: HeteroData, side: str = "student") -> list[int]:
+    """Return which nodes of a pair a part of it has, by their vectors."""
+    return [int((whole[side].x == x).all(1).nonzero()) for x in part[side].x]
 
 
 def test_pt_does_not_store_the_memory_behind_a_view(tmp_path: Path) -> None:

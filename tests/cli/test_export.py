@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import sys
@@ -41,6 +42,15 @@ def test_the_pair_opens_in_python(program: Program, run: Path) -> None:
     assert pair["student"].y.shape == pair["teacher"].prediction.shape == (FIRST,)
     known = export(program, run, "graph.json", "--k", 3)
     assert [known.nodes[f"s{i}"]["prediction"] for i in range(FIRST)] == pair["student"].prediction.tolist()
+
+
+def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
+    told = program("export", run, "-o", "edges.csv", "--first", FIRST, "--k", 3, "--split", "all", "--side", "teacher",
+                   "--attributes", "index,split,train_mask").stdout  # fmt: skip
+    assert told.startswith(f"edges.csv: {FIRST} images, ") and told.endswith("nodes in nodes.csv\n")
+    nodes, edges = ([*csv.DictReader(Path(name).read_text().splitlines())] for name in ("nodes.csv", "edges.csv"))
+    assert Counter(edge["target"] for edge in edges) == dict.fromkeys((node["id"] for node in nodes), 3)
+    assert {(node["split"] == "train", node["train_mask"]) for node in nodes} == {(True, "True"), (False, "False")}
 
 
 def test_threshold_is_a_part_of_dense(program: Program, run: Path) -> None:
@@ -185,7 +195,7 @@ def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
         "graph.gefx": "unknown format to export 'gefx': did you mean 'gexf'?",
         "missing/graph.gexf --first 9 --k 2": "cannot write missing/graph.gexf: No such file",
         "graph.gexf --first 9 --k 9": "k must be between 1 and the number of nodes less one, 8, got 9",
-        "graph.gexf --split train --graph dense": "at most 1,000,000 edges",
+        "graph.json --split train --graph dense": "at most 1,000,000 edges",
         "graph.gexf --attributes labels": "unknown node attribute 'labels': did you mean 'label'?",
         "graph.gexf --diff --side teacher": "--diff compares both networks: expected no --side",
         "graph.gexf --diff --graph dense": "with the graph 'dense' both networks hold all pairs",

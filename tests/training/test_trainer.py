@@ -62,11 +62,12 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert ("begin" in job.asked) == (done == 0)
         folder, rows = path / "tensorboard", RunDirectory(path).read_metrics()
         epochs, steps = (EventAccumulator(str(place)).Reload() for place in (folder, folder / "steps"))
-        told = {name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss", "val_knn")}
-        assert told["loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
-        assert told["val_knn"] == [(2, 90.0), (4, 30.0)]
-        assert [event.step for event in steps.Scalars("overlap")] == list(range(1, 9))
-        assert [event.value for event in steps.Scalars("step")] == [0, 2] * 4
+        told = {
+            name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss/loss", "val/knn")
+        }
+        assert told["loss/loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
+        assert told["val/knn"] == [(2, 90.0), (4, 30.0)]
+        assert [event.step for event in steps.Scalars("batch/overlap")] == [0, 2, 3, 5, 6, 8, 9, 11]
     assert job.asked == [], "a finished run stays as it is"
     assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
 

@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from markupsafe import Markup
 
 from relgraph.analysis.analysis import Analysis
@@ -114,7 +113,7 @@ def _measure(
 
 def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     run, opened, found, summary = shown
-    images = opened.images(found.split)
+    images = opened.images(found.split, first)
     files = opened.data.file_names(images)
     of_epoch = "" if run.finished else f", epoch {opened.epoch} ({run.epochs})"
     yield "diagnostics", (f"Neighbourhoods of {run.name}{of_epoch}", detail.diagnostics(found, summary))
@@ -123,12 +122,11 @@ def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), found))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
-    yield "graph", (f"The graph of {run.name}", detail.graph_view(found, placed, images, files))
+    yield "graph", (f"The graph of {run.name}{of_epoch}", detail.graph_view(found, placed, images, files))
     if found.teacher is not None:
         listed = detail.worst_neighbourhoods(found, worst(found), placed, images, files)
         yield "worst", ("Where they disagree most", listed)
-    asked = images if first is None else images.select(torch.arange(min(first, len(images))))
-    answered = answers(opened, asked)
+    answered = answers(opened, images)
     if answered is not None:
         heading = "Answers of the teacher's index" if answered.shared else "Answers of both networks' indexes"
-        yield "answers", (heading, answers_section(answered, asked))
+        yield "answers", (heading, answers_section(answered, images))

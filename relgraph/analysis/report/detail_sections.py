@@ -30,7 +30,7 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the measures of the k-NN graphs, as cards and a table."""
     found, header = content.figures(analysis, summary), content.networks(analysis)
     rows = [[name, *map(percent if name in content.SHARES else number, values)] for name, values in found.items()]
-    known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled']:,} of them with a label"
+    known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled'] or 'none'} with a label"
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split{known}, {analysis.k} nearest neighbours"
     cards = {name: (percent if share else number)(value) for name, (value, share) in content.agreement(summary).items()}
     return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows,
@@ -66,7 +66,7 @@ def edge_matrices(found: Matrices, analysis: Analysis) -> Markup:
         drawn.append(_panel(symbol, name, difference, (-largest, largest), "RdBu_r"))
     ends, count = list(accumulate(size for _, size in found.blocks)), len(found.chosen)
     middles = [(end - size / 2, name) for end, (name, size) in zip(ends, found.blocks, strict=True)]
-    order = [(place + 0.5, f"image {analysis.index[found.chosen[place]]}") for place in (0, count - 1)]
+    order = [(place + 0.5, f"{analysis.index[found.chosen[place]]}") for place in (0, count - 1)]
     axis = [(100 * at / count, name) for at, name in middles or order]
     return fill("matrices.html", count=count, total=len(analysis.labels), classes=len(analysis.classes),
                 blocks=len(found.blocks), lines=ends[:-1], panels=drawn, axis=axis)  # fmt: skip
@@ -77,7 +77,7 @@ def _panel(
 ) -> tuple[Any, ...]:
     """Return a matrix for its template: symbol, name, picture, and the ends and the colours of its scale."""
     low, high = scale or content.scale_of(matrix)
-    ends = [f"{end:.2f}".replace("-", MINUS) for end in (low, high)]
+    ends = [f"{end:.{2 if high - low > 0.05 else 4}f}".replace("-", MINUS) for end in (low, high)]
     bar = matrix_picture(torch.linspace(0, 1, 128)[None], 0.0, 1.0, colours)
     return symbol, name, matrix_picture(matrix, low, high, colours), *ends, bar
 
@@ -94,16 +94,20 @@ def class_maps(analysis: Analysis, maps: Maps) -> Markup:
         (number, analysis.classes[number], Marks(number, colour, shape, "M0 0" + outline(shape, 1.0)))
         for number, (colour, shape) in enumerate(zip(class_colours(classes), class_shapes(classes), strict=True))
     ]
-    if (labels < 0).any():
+    if keys and bool((labels < 0).any()):
         keys.append((-1, "no label", Marks(-1, NO_CLASS, "circle", "M0 0h0")))
-    return fill("maps.html", method=maps.method, count=len(labels), panels=panels, keys=keys, radius=radius)
+    total = len(analysis.labels)
+    return fill(
+        "maps.html", method=maps.method, count=len(labels), total=total, panels=panels, keys=keys, radius=radius
+    )
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet, files: list[str] | None = None) -> Markup:
     """Return the place of the interactive view, and its data; `files` are the names of all images, where known."""
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
     shown = None if files is None else [files[place] for place in maps.chosen.tolist()]
-    return fill("graph.html", data=graph_data(analysis, maps, places, shown) | {"sprite": picture})
+    data, total = graph_data(analysis, maps, places, shown) | {"sprite": picture}, len(analysis.labels)
+    return fill("graph.html", data=data, total=total)
 
 
 def worst_neighbourhoods(

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relgraph import __version__
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.sources import Source
@@ -101,4 +101,5 @@ def _kept(path: Path) -> dict[str, Any]:
 
 def _key(path: Path, asked: Asked) -> str:
     """Return what the measures depend on; the data and the teacher of a run are always the same."""
-    return json.dumps({**asdict(asked), "student": fingerprint_of(RunDirectory(path).student_file), "by": __version__})
+    known = {**asdict(asked), "student": fingerprint_of(RunDirectory(path).student_file), "by": version("relgraph")}
+    return json.dumps(known)

@@ -86,7 +86,7 @@ def nearness(grouped: Sequence[Group]) -> Markup | None:
     if len(found) < 2:
         return None
     columns = [name for name in MEASURES if any(name in group.graph for group in measured)]
-    rows = [[*_heads(group), *(_figure(group.graph.get(name), MEASURES[name][2]) for name in columns)]
+    rows = [[group.name, *_heads(group)[1:], *(_figure(group.graph.get(name), MEASURES[name][2]) for name in columns)]
             for group in measured]  # fmt: skip
     by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
     sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")

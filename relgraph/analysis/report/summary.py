@@ -251,7 +251,7 @@ def groups(runs: Sequence[Summary]) -> tuple[list[Group], list[str]]:
     found: dict[Any, dict[int, Summary]] = {}
     repeated = []
     for run in runs:
-        key = run.data, replace(run.recipe, seed=0), run.finished
+        key = run.data, replace(run.recipe, seed=0), None if run.finished else run.path
         first = found.setdefault(key, {}).setdefault(run.recipe.seed, run)
         if first is not run:
             repeated.append(f"not counted is {run.name}, which has the recipe and the seed of {first.name}")
