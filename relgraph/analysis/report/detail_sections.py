@@ -96,17 +96,21 @@ def class_maps(analysis: Analysis, maps: Maps) -> Markup:
         (number, analysis.classes[number], Marks(number, colour, shape, "M0 0" + outline(shape, 1.0)))
         for number, (colour, shape) in enumerate(zip(class_colours(classes), class_shapes(classes), strict=True))
     ]
-    if (labels < 0).any():
+    if keys and bool((labels < 0).any()):
         keys.append((-1, "no label", Marks(-1, NO_CLASS, "circle", "M0 0h0")))
-    return fill("maps.html", method=maps.method, count=len(labels), panels=panels, keys=keys, radius=radius)
+    total = len(analysis.labels)
+    return fill(
+        "maps.html", method=maps.method, count=len(labels), total=total, panels=panels, keys=keys, radius=radius
+    )
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet, files: list[str] | None = None) -> Markup:
     """Return the place of the interactive view, and its data; `files` are the names of all images, where known."""
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
     shown = None if files is None else [files[place] for place in maps.chosen.tolist()]
+    data, total = graph_data(analysis, maps, places, shown) | {"sprite": picture}, len(analysis.labels)
     source = None if analysis.teacher is None else title(analysis.source)
-    return fill("graph.html", data=graph_data(analysis, maps, places, shown) | {"sprite": picture}, source=source)
+    return fill("graph.html", data=data, total=total, source=source)
 
 
 def worst_neighbourhoods(
