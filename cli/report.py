@@ -33,8 +33,9 @@ Examples:
 def report(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Write one HTML page on one RUN or several, which opens offline and loads nothing else.
 
-    It lists what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
-    RUN that trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
+    It lists what was run, overlays learning curves and compares figures and graphs, over seeds as mean and deviation.
+    A RUN that is not finished is shown as far as it is, what is damaged left out with a line. The first RUN that
+    trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
     neighbours student and teacher agree least.
     """
     from relgraph import api

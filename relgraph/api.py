@@ -5,7 +5,7 @@ Where a command takes a spelling, a function takes the object itself as well: a 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -704,11 +704,14 @@ def report(
         given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if a run cannot be opened, or the file cannot be written.
+        RelgraphError: if one is not a run, none can be read, or the file cannot be written.
     """
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
     opened = [_again(run, allow_code, given) for run in several]
-    named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
+    named = list[str]()
+    for run in opened:
+        with suppress(RelgraphError):  # of one that cannot be read the report tells
+            named += own_code_of(run.recipe)  # each by its own permission
     with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
         places = [run.path for run in opened]

@@ -1,7 +1,11 @@
 """Lines for a terminal. Names of classes and files are another's: in a line they are text, and never commands."""
 
 import sys
-from typing import IO
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO, TypeVar
+
+T = TypeVar("T")
 
 
 def printable(text: str, stream: IO[str] | None = None) -> str:
@@ -31,3 +35,39 @@ def tell(*lines: str, stream: IO[str] | None = None) -> None:
     stream = stream or sys.stdout
     for line in lines:
         tqdm.write(printable(line, stream), stream)
+
+
+class Stages:
+    """The progress of work in named stages: a bar on a terminal, elsewhere a line on standard error now and then.
+
+    Args:
+        title: What is done.
+        total: Number of stages.
+    """
+
+    PAUSE = 5.0  # seconds without a line: what is quick needs none
+
+    def __init__(self, title: str, total: int) -> None:
+        from tqdm import tqdm
+
+        self.title, self.done, self.told = title, 0, time.monotonic()
+        self.bar = tqdm(total=total, desc=title, leave=False, disable=no_bar())
+
+    def __call__(self, stage: str) -> None:
+        """Begin a stage."""
+        self.bar.set_postfix_str(stage)
+        if self.bar.disable and time.monotonic() - self.told >= self.PAUSE:
+            tell(f"{self.title}: {stage}, {self.done} of {self.bar.total} done", stream=sys.stderr)
+            self.told = time.monotonic()
+        self.bar.update(self.done > 0)
+        self.done += 1
+
+    def each(self, parts: Iterable[T], stage: str) -> Iterator[T]:
+        """Yield parts, each of them a stage."""
+        for part in parts:
+            self(stage)
+            yield part
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()

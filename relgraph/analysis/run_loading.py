@@ -26,9 +26,7 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.refine import NodeRefinement
 from relgraph.graph.topology import Chooser, Topology
 from relgraph.methods import Output
-from relgraph.methods.against import Against
-from relgraph.methods.contrastive import Contrastive
-from relgraph.names import is_vectors, load_student, open_student, read_arguments, refinement_in_file
+from relgraph.names import is_vectors, load_student, open_student, refinement_in_file
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.plain import PlainStudent, VectorsAlone
@@ -40,6 +38,7 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
+from relgraph.training.validation_graph import compares_features
 from relgraph.training.vectors import in_original, open_vectors, vector_file
 
 BATCH = 256
@@ -73,7 +72,8 @@ class TrainedRun:
             counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
             told = f"the classes of {self.recipe.dataset} are no longer those of the student in {path}"
             raise RelgraphError(f"{told}: {counts} or other names")
-        weights = load_checkpoint(self.run.best)["objective"]
+        best = load_checkpoint(self.run.best)
+        self.epoch, weights = len(best["progress"]["rows"]), best["objective"]  # from 1
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         self.inputs, self.checked = self.run.inputs(), set[str]()
@@ -97,11 +97,7 @@ class TrainedRun:
         Such a run trains no projection, so the nodes of its graphs are the vectors that its loss compared.
         `None` for others.
         """
-        methods = self.recipe.methods
-        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive | Against) or self.recipe.learns_labels:
-            return None
-        chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
-        if chosen.get("nodes", self.recipe.chosen_nodes) not in (None, "feature"):
+        if not compares_features(self.recipe):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = layers_like(own) or nn.Identity()

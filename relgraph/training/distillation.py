@@ -26,6 +26,7 @@ from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
+from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
@@ -43,6 +44,7 @@ from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 
 
@@ -52,6 +54,7 @@ class Distillation(Job):
 
     recipe: Recipe
     objective: Distiller
+    graph: ValidationGraph | None = None
 
     def __post_init__(self) -> None:
         """Refuse to wait for a score that there is none of."""
@@ -87,15 +90,18 @@ class Distillation(Job):
                 average_statistics(network, self.processes)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Return the student's metrics on the split that selects."""
-        return self.task.evaluate(self.judged, self.selecting)
+        """Return the student's metrics on the split that selects, those of its graph included."""
+        found = self.task.evaluate(self.judged, self.selecting)
+        return found if self.graph is None else found | self.graph.measure(self._plain(analysed=True))
 
     @property
     def judged(self) -> Student | PlainStudent:
         """What the task evaluates: the student, or what makes its vectors."""
-        if not self.task.of_vectors:
-            return self.student
-        space = self._space()
+        return self._plain() if self.task.of_vectors else self.student
+
+    def _plain(self, *, analysed: bool = False) -> PlainStudent:
+        """Return what makes the student's vectors as its method compares them, or the nodes of its `analysed` graph."""
+        space = Space("embedding") if analysed and not compares_features(self.recipe) else self._space()
         return PlainStudent(self.student.backbone, self.student.head, space.student, space.part, self.description())
 
     def ending(self, progress: Progress) -> str | None:
@@ -182,6 +188,9 @@ class Distillation(Job):
             found = any(score in row for row in progress.rows)
             told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
+        if self.graph is not None and "tensorboard" in recipe.logger and self.processes.first:
+            both = {"student": self.graph.vectors(self._plain(analysed=True)), "teacher": self.graph.teacher}
+            write_projector(run.path / "tensorboard", both, self.graph.images)
         return {
             "method": str(recipe.method),
             "weights": {} if method is None else method.weights,
@@ -225,6 +234,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     if (start := start_of(recipe)) and not restored:
         frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
+    graph = _validation_graph(recipe, task, teacher)  # before the feed may hold the teacher in less than float32
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     if not restored:
         distiller.to(fabric.device).fill(feed.known, len(task.data.train))
@@ -242,7 +252,15 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
-    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, graph)
+
+
+def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
+    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads."""
+    images = task.data.val if recipe.measured == "val" else task.data.test
+    if teacher is None or names.is_vectors(recipe.teacher) or recipe.diagnose_every == 0 or len(images) < FEWEST:
+        return None
+    return ValidationGraph(task, images, teacher)
 
 
 def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
@@ -279,7 +297,7 @@ def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[s
 
 def assemble(
     recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "",
-    frozen: Mapping[str, Mapping[str, str]] | None = None,
+    frozen: Mapping[str, Mapping[str, str]] | None = None, graph: ValidationGraph | None = None,
 ) -> Distillation:  # fmt: skip
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
@@ -290,7 +308,8 @@ def assemble(
         optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
-                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema)  # fmt: skip
+                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
+                       graph)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

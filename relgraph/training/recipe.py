@@ -280,7 +280,7 @@ class Recipe(BaseRecipe):
         patience: Epochs without a better score on the split that selects after which the run ends; epochs in which a
             method trains alone do not count. If not given, all epochs are trained.
         diagnose_every: Steps between two measurements of the graphs of student and teacher (diagnostics.csv); 0 for
-            none.
+            none, and none of the validation images after an epoch either.
     """
 
     teacher: str | Own = option(default="embedded:digits")
