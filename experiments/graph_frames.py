@@ -1,4 +1,4 @@
-"""Measure how fluidly a report's graph moves: frames per second while it is dragged, for each choice of edges, all drawn.
+"""Measure how fluidly a report's graph moves: frames a second while it is dragged, by choice of edges, all drawn.
 
     python experiments/graph_frames.py runs/report.html
 

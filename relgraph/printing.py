@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
@@ -37,28 +37,39 @@ def tell(*lines: str, stream: IO[str] | None = None) -> None:
         tqdm.write(printable(line, stream), stream)
 
 
+class Lines:
+    """Lines on standard error in place of a bar that is not shown, one in so many seconds: what is quick needs none."""
+
+    def __init__(self, pause: float) -> None:
+        self.pause, self.told = pause, time.monotonic()
+
+    def __call__(self, bar: Any, line: str) -> None:
+        """Tell a line if it is due."""
+        if bar.disable and time.monotonic() - self.told >= self.pause:
+            tell(line, stream=sys.stderr)
+            self.told = time.monotonic()
+
+
 class Stages:
-    """The progress of work in named stages: a bar on a terminal, elsewhere a line on standard error now and then.
+    """The progress of work in named stages: a bar on a terminal, elsewhere a line now and then.
 
     Args:
         title: What is done.
         total: Number of stages.
     """
 
-    PAUSE = 5.0  # seconds without a line: what is quick needs none
+    PAUSE = 5.0
 
     def __init__(self, title: str, total: int) -> None:
         from tqdm import tqdm
 
-        self.title, self.done, self.told = title, 0, time.monotonic()
+        self.title, self.done, self.lines = title, 0, Lines(self.PAUSE)
         self.bar = tqdm(total=total, desc=title, leave=False, disable=no_bar())
 
     def __call__(self, stage: str) -> None:
         """Begin a stage."""
         self.bar.set_postfix_str(stage)
-        if self.bar.disable and time.monotonic() - self.told >= self.PAUSE:
-            tell(f"{self.title}: {stage}, {self.done} of {self.bar.total} done", stream=sys.stderr)
-            self.told = time.monotonic()
+        self.lines(self.bar, f"{self.title}: {stage}, {self.done} of {self.bar.total} done")
         self.bar.update(self.done > 0)
         self.done += 1
 

@@ -54,7 +54,7 @@ class Distillation(Job):
 
     recipe: Recipe
     objective: Distiller
-    graph: ValidationGraph | None = None
+    sample: ValidationGraph | None = None
 
     def __post_init__(self) -> None:
         """Refuse to wait for a score that there is none of."""
@@ -92,7 +92,7 @@ class Distillation(Job):
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects, those of its graph included."""
         found = self.task.evaluate(self.judged, self.selecting)
-        return found if self.graph is None else found | self.graph.measure(self._plain(analysed=True))
+        return found if self.sample is None else found | self.sample.measure(self._plain(analysed=True))
 
     @property
     def judged(self) -> Student | PlainStudent:
@@ -188,9 +188,9 @@ class Distillation(Job):
             found = any(score in row for row in progress.rows)
             told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
-        if self.graph is not None and "tensorboard" in recipe.logger and self.processes.first:
-            both = {"student": self.graph.vectors(self._plain(analysed=True)), "teacher": self.graph.teacher}
-            write_projector(run.path / "tensorboard", both, self.graph.images)
+        if self.sample is not None and "tensorboard" in recipe.logger and self.processes.first:
+            both = {"student": self.sample.vectors(self._plain(analysed=True)), "teacher": self.sample.teacher}
+            write_projector(run.path / "tensorboard", both, self.sample.images)
         return {
             "method": str(recipe.method),
             "weights": {} if method is None else method.weights,
@@ -234,7 +234,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     if (start := start_of(recipe)) and not restored:
         frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
-    graph = _validation_graph(recipe, task, teacher)  # before the feed may hold the teacher in less than float32
+    sample = _validation_graph(recipe, task, teacher)  # before the feed may hold the teacher in less than float32
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     if not restored:
         distiller.to(fabric.device).fill(feed.known, len(task.data.train))
@@ -252,7 +252,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
-    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, graph)
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample)
 
 
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
@@ -297,7 +297,7 @@ def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[s
 
 def assemble(
     recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "",
-    frozen: Mapping[str, Mapping[str, str]] | None = None, graph: ValidationGraph | None = None,
+    frozen: Mapping[str, Mapping[str, str]] | None = None, sample: ValidationGraph | None = None,
 ) -> Distillation:  # fmt: skip
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
@@ -309,7 +309,7 @@ def assemble(
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
                        recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
-                       graph)  # fmt: skip
+                       sample)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, Output
-from relgraph.printing import no_bar
+from relgraph.printing import Lines, no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.callbacks import Callbacks, StepEnd
@@ -28,6 +28,7 @@ from relgraph.training.runs import AnyRecipe, RunDirectory
 from relgraph.training.schedule import Schedule
 from relgraph.training.tasks import Task
 
+MINUTE = 60.0  # seconds between two lines of an epoch where there is no progress bar
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
 
 
@@ -290,7 +291,7 @@ def train_epoch(
     """
     meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
-    start, done, rate, first, total = time.perf_counter(), 0, 0.0, 0, 0
+    start, done, rate, first, total, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
     if within is not None:
         first, measures = within["step"], job.fabric.to_device(within["measures"])
         meter.resume(measures["meter"])
@@ -314,7 +315,9 @@ def train_epoch(
                 pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
                 means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
-                bar.set_postfix_str(_so_far(means, done / (time.perf_counter() - start)))
+                told = _so_far(means, done / (time.perf_counter() - start))
+                bar.set_postfix_str(told)
+                lines(bar, f"{job.title} {epoch + 1}/{job.schedule.epochs}, step {number + 1} of {total}  {told}")
     means = job.task.figures(meter.read(epoch)) | diagnostics.means()
     job.average()
     speed = round(done / (time.perf_counter() - start), 1)

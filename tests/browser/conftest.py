@@ -1,4 +1,4 @@
-"""A page with a synthetic graph of 2,000 nodes, and Debian's Chromium to open it."""
+"""A page with a synthetic graph of 600 nodes, and Debian's Chromium to open it."""
 
 import base64
 import io
@@ -31,7 +31,8 @@ CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="%(csp)s">
-<style>%(css)s body { margin: 1rem }</style></head><body><section id="graph"><h2>The graph</h2><div id="graph-view"></div>
+<style>%(css)s body { margin: 1rem }</style></head><body>
+<section id="graph"><h2>The graph</h2><div id="graph-view"></div>
 <script type="application/json" id="graph-data">%(data)s</script></section><div style="height: 40rem"></div>
 <button id="theme"><span id="theme-name"></span></button><div id="tip" hidden></div>%(scripts)s</body></html>"""
 
@@ -67,11 +68,16 @@ def _edges(number: random.Random, count: int, groups: int, degree: int) -> list[
         inside = number.random() < 0.9
         other = (one + groups * number.randrange(1, count // groups)) % count if inside else number.randrange(count)
         if one != other:
-            found.setdefault((min(one, other), max(one, other)), [one, other, round(number.random(), 3), round(number.random(), 3), int(inside)])
+            weights = [round(number.random(), 3) for _ in range(2)]
+            found.setdefault((min(one, other), max(one, other)), [one, other, *weights, int(inside)])
     return list(found.values())
 
 
-def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
+def letters(number: int) -> str:
+    return "".join(chr(97 + number // 26**place % 26) for place in (2, 1, 0))
+
+
+def synthetic(count: int = 600, groups: int = 20, degree: int = 8) -> Graph:
     """Return a graph of `count` nodes with `count * degree` edges of each network; a few edges are in both."""
     number = random.Random(0)
     classes = [*HOSTILE, *(f"class {i}" for i in range(len(HOSTILE), groups))]
@@ -87,7 +93,7 @@ def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
             "prediction_student": predicted, "prediction_teacher": label,
             "community_student": label // 2, "community_teacher": label // 3,
             "x_student": x, "y_student": y, "x_teacher": -u, "y_teacher": v,
-            "file": f"{label}/{i:04}<b>.png", "overlap": round(number.random(), 3),
+            "file": f"{label}/{letters(i)}<b>.png", "overlap": round(number.random(), 3),
         }  # fmt: skip
         nodes.append(node)
     student, teacher = (_edges(number, count, groups, degree) for _ in range(2))

@@ -41,8 +41,8 @@ def test_it_is_that_of_the_frozen_teacher_s_own_vectors(finished: Runs, make: Re
 
 def test_a_sample_of_many_images_and_nothing_of_few(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation_graph, "SAMPLE", 17)
-    found = build(make("select-test")).graph
+    found = build(make("select-test")).sample
     assert found is not None and found.images.index.tolist() == [*range(17)], "of 18 images the last is left out"
-    assert build(make(diagnose_every=0)).graph is None and build(make("none")).graph is None
+    assert build(make(diagnose_every=0)).sample is None and build(make("none")).sample is None
     monkeypatch.setattr("relgraph.training.distillation.FEWEST", 19)
-    assert build(make()).graph is None
+    assert build(make()).sample is None

@@ -82,7 +82,7 @@ def matrices(analysis: Analysis) -> Matrices:
 def maps(analysis: Analysis) -> Maps:
     """Return 2,000 evenly spaced images in the plane, or all, by each network of the run; the worst are among them."""
     listed = [one.image for one in worst(analysis)]
-    chosen = torch.cat([spread(len(analysis.labels), MAP_NODES), torch.tensor(listed, dtype=torch.long)]).unique()
+    chosen = torch.unique(torch.cat([spread(len(analysis.labels), MAP_NODES), torch.tensor(listed, dtype=torch.long)]))
     places, method = planes([graph.embedding[chosen] for graph in analysis.graphs.values()])
     return Maps(chosen, places, method)
 

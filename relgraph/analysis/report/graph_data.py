@@ -62,10 +62,10 @@ def node_numbers(analysis: Analysis) -> dict[str, tuple[str, Tensor]]:
     found: dict[str, tuple[str, Tensor]] = {}
     if analysis.comparison is not None:
         found["overlap"] = f"Neighbour overlap@{analysis.k}", analysis.comparison.overlap
-        found["relation_error"] = "Relation error, mean |r_s - r_t|", analysis.comparison.relation_error
+        found["relation_error"] = "Relation error", analysis.comparison.relation_error
     for name, graph in analysis.graphs.items():
         times = graph.neighbours.flatten().bincount(minlength=len(analysis.labels))
-        found[f"chosen_{name}"] = f"Times chosen as a neighbour, {name}", times
+        found[f"chosen_{name}"] = f"Times chosen by others, {name}", times
     return found
 
 

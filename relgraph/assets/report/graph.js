@@ -70,9 +70,9 @@ function build() {
   const zoom = el("div", { class: "rg-zoom", role: "group", "aria-label": "Zoom" },
     button("+", "Zoom in", () => zoomBy(1.4)), button("\u2212", "Zoom out", () => zoomBy(1 / 1.4)),
     button("\u2922", "Show the whole graph", () => fit(calm() ? 0 : 300)));
-  const help = "Drag to move, wheel to zoom; on a touch screen two fingers do both, and one scrolls on. With the keyboard: "
-    + "\u2190 and \u2192 go round an image\u2019s neighbours, \u2193 steps to one, \u2191 back, Page Up and Down go "
-    + "through all images, Enter pins, Esc leaves; then, or with Shift, the arrows move the view, + and \u2212 zoom, 0 "
+  const help = "Drag to move, wheel to zoom; on a touch screen two fingers do both, and one scrolls on. With the "
+    + "keyboard: \u2190 and \u2192 go round an image\u2019s neighbours, \u2193 steps to one, \u2191 back, Page Up and "
+    + "Down go through all images, Enter pins, Esc leaves; then, or with Shift, the arrows move the view, + and \u2212 zoom, 0 "
     + "shows everything.";
   host.replaceChildren(
     el("div", { class: "rg-columns" },
@@ -105,9 +105,10 @@ function measure() {
 /** A page on paper has one picture of the graph, as it is seen, in the colours of paper. */
 function paintForPrint() {
   const context = cleared(printed, area.width, area.height);
-  context.drawImage(edgeCanvas, -MARGIN * area.width, -MARGIN * area.height, (1 + 2 * MARGIN) * area.width, (1 + 2 * MARGIN) * area.height);
+  const { width, height } = area;
+  context.drawImage(edgeCanvas, -MARGIN * width, -MARGIN * height, (1 + 2 * MARGIN) * width, (1 + 2 * MARGIN) * height);
   for (const canvas of [stage.querySelector(".rg-mount canvas"), overlay]) {
-    context.drawImage(canvas, 0, 0, area.width, area.height);
+    context.drawImage(canvas, 0, 0, width, height);
   }
 }
 

@@ -26,7 +26,8 @@ function shownNumber() {
 function rampColour(share) {
   const at = share * (graph.ramp.length - 1);
   const first = Math.min(Math.floor(at), graph.ramp.length - 2);
-  const [from, to] = graph.ramp.slice(first, first + 2).map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const [from, to] = graph.ramp.slice(first, first + 2).map(parts);
   return `rgb(${from.map((part, i) => Math.round(part + (to[i] - part) * (at - first))).join(" ")})`;
 }
 
@@ -83,7 +84,7 @@ function addMark(context, shape, x, y, r) {
     context.arc(x, y, r, 0, 2 * Math.PI);
     return;
   }
-  points.forEach(([dx, dy], i) => (i ? context.lineTo(x + r * dx, y + r * dy) : context.moveTo(x + r * dx, y + r * dy)));
+  points.forEach(([dx, dy], i) => context[i ? "lineTo" : "moveTo"](x + r * dx, y + r * dy));
   context.closePath();
 }
 

@@ -75,7 +75,7 @@ function choiceText(node, link) {
   return link.source === node ? "it chose this one" : "chosen by this one";
 }
 
-const numberText = ({ share }, value) => (share ? `${Math.round(100 * value)} %` : shortNumber(value));
+const numberText = ({ share }, value) => (share ? `${(100 * value).toFixed(1)}\u00a0%` : shortNumber(value));
 const numbersOf = (node) => graph.numbers.filter(({ key }) => (node[key] ?? null) !== null);
 
 function sentence(node) {

@@ -25,8 +25,10 @@ function lineSample(...sides) {
 function markSample(colour, shape) {
   const points = graph.shapes[shape];
   const fill = { fill: colour };
-  const mark = points?.length ? svg("polygon", { points: points.join(" "), ...fill }) : svg("circle", { r: 1, ...fill });
-  return svg("svg", { viewBox: "-1.3 -1.3 2.6 2.6", width: 14, height: 14, "aria-hidden": "true", class: "rg-dot" }, mark);
+  const corners = { points: points?.join(" "), ...fill };
+  const mark = points?.length ? svg("polygon", corners) : svg("circle", { r: 1, ...fill });
+  const box = { viewBox: "-1.3 -1.3 2.6 2.6", width: 14, height: 14 };
+  return svg("svg", { ...box, "aria-hidden": "true", class: "rg-dot" }, mark);
 }
 
 /** Fits a canvas to its place on the screen and returns what draws on it in pixels of the page. */

@@ -4,8 +4,9 @@ function listenToMaps() {
     const side = drawing.dataset.side;
     const at = (event) => {
       const box = drawing.getBoundingClientRect();
-      const { x, y, width, height } = drawing.viewBox.baseVal;
-      const [mapX, mapY] = [x + ((event.clientX - box.left) / box.width) * width, y + ((event.clientY - box.top) / box.height) * height];
+      const { x, y, width } = drawing.viewBox.baseVal; // a square
+      const unit = width / box.width;
+      const [mapX, mapY] = [x + (event.clientX - box.left) * unit, y + (event.clientY - box.top) * unit];
       const far = (node) => Math.hypot(node[`x_${side}`] - mapX, -node[`y_${side}`] - mapY);
       const node = graph.nodes.reduce((best, one) => (far(one) < far(best) ? one : best));
       return far(node) < 0.05 ? node : null;
@@ -16,7 +17,7 @@ function listenToMaps() {
       if (node !== state.current) setCurrent(node);
       tip.hidden = !node;
       if (!node) return;
-      tip.replaceChildren(...cardContent(node));
+      tip.replaceChildren(...told(node, 2));
       tip.style.left = `${Math.min(event.clientX + 16, window.innerWidth - tip.offsetWidth - 4)}px`;
       tip.style.top = `${Math.min(event.clientY + 16, window.innerHeight - tip.offsetHeight - 4)}px`;
     });

@@ -42,7 +42,7 @@ function paintNodes(context, zoom) {
     context.fill();
   };
   context.globalAlpha = 0.45;
-  if (matching.size < graph.nodes.length) paint(graph.nodes.filter((node) => !matching.has(node)), theme.faint, "circle");
+  paint(graph.nodes.filter((node) => !matching.has(node)), theme.faint, "circle");
   context.globalAlpha = 1;
   for (const { colour, shape, nodes } of marks) {
     paint(nodes.filter((node) => matching.has(node) && !thumbs.has(node)), colour, shape);

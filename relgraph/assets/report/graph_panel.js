@@ -5,7 +5,7 @@ function setCurrent(node, { keyboard = false, anchor = node, note = "" } = {}) {
   state.byKeyboard = keyboard;
   host.dataset.current = node ? node.id : "";
   card.hidden = !node;
-  if (node) card.replaceChildren(...cardContent(node));
+  if (node) card.replaceChildren(...told(node, 2));
   if (node && keyboard) {
     bringIntoView(node);
     live.textContent = `${note}${sentence(node)}`;
@@ -14,11 +14,12 @@ function setCurrent(node, { keyboard = false, anchor = node, note = "" } = {}) {
   ringOnMaps();
 }
 
-function cardContent(node) {
+/** An image's thumbnail, and what is known of it with so many of its numbers. */
+function told(node, most = Infinity) {
   const pair = (name, value) => el("div", {}, el("dt", {}, `${name}:`), el("dd", {}, value));
   const rows = SIDES.filter((side) => predicted(node, side) !== null)
     .map((side) => pair(OWNER[side], predictionText(node, side)));
-  const numbers = numbersOf(node).map((one) => pair(one.name, numberText(one, node[one.key])));
+  const numbers = numbersOf(node).slice(0, most).map((one) => pair(one.name, numberText(one, node[one.key])));
   return [thumbnail(node, 72), el("div", {},
     el("strong", {}, labelOf(node)), muted(nameOf(node)), el("dl", {}, ...rows, ...numbers),
     muted(neighbourhoodText(node)),
@@ -66,6 +67,7 @@ function show(node) {
   stage.focus({ preventScroll: true });
   setCurrent(node, { keyboard: true });
   pin(node);
+  card.hidden = true; // the panel tells the same
 }
 
 function fillPanel() {
@@ -79,13 +81,14 @@ function fillPanel() {
   const lists = graph.sides.map((side) => {
     const found = neighbours(node, side);
     const chosen = found.filter((one) => one.links[side].mutual || one.links[side].source === node).length;
-    const told = `${OWNER[side]}'s neighbours: ${chosen} chosen by this image, ${found.length - chosen} that chose it`;
+    const others = `${found.length - chosen} that chose it`;
+    const heading = `${OWNER[side]}'s neighbours: ${chosen} chosen by this image, ${others}`;
     const items = found.map((one) => neighbourItem(one, one.links[side], shared.has(one.node)));
-    return el("div", {}, el("h4", {}, told), el("ul", { class: "rg-neighbours" }, ...items));
+    return el("div", {}, el("h4", {}, heading), el("ul", { class: "rg-neighbours" }, ...items));
   });
   const unpin = () => { pin(null); stage.focus({ preventScroll: true }); };
   return panel.replaceChildren(
-    title, el("div", { class: "rg-pinned" }, ...cardContent(node), el("button", { type: "button", click: unpin }, "Unpin")),
+    title, el("div", { class: "rg-pinned" }, ...told(node), el("button", { type: "button", click: unpin }, "Unpin")),
     el("div", { class: "rg-lists" }, ...lists),
   );
 }
@@ -105,15 +108,17 @@ function neighbourItem({ node }, link, shared) {
 }
 
 function radios(title, name, options, choose) {
-  const inputs = options.map(([value, text, sample]) => el("label", {},
-    el("input", { type: "radio", name: `graph-${name}`, value, checked: state[name] === value, change: () => choose(value) }),
-    sample ?? null, text));
+  const inputs = options.map(([value, text, sample]) => {
+    const change = () => choose(value);
+    const input = el("input", { type: "radio", name: `graph-${name}`, value, checked: state[name] === value, change });
+    return el("label", {}, input, sample ?? null, text);
+  });
   return el("fieldset", {}, el("legend", {}, title), el("div", { class: "rg-choices" }, ...inputs));
 }
 
 function picker(title, name, options, choose) {
-  const made = options.map(([value, text]) => el("option", { value, selected: String(state[name]) === String(value) }, text));
-  const select = el("select", { name: `graph-${name}`, change: (event) => choose(event.target.value) }, ...made);
+  const listed = options.map(([value, text]) => el("option", { value, selected: state[name] === value }, text));
+  const select = el("select", { name: `graph-${name}`, change: (event) => choose(event.target.value) }, ...listed);
   return el("label", { class: "rg-field" }, title, select);
 }
 
@@ -129,6 +134,8 @@ function controls() {
     ["student", "student's", lineSample("student")], ["teacher", "teacher's", lineSample("teacher")],
     ["differing", "only differing"],
   ];
+  const maps = [["student", "student's"], ["teacher", "teacher's"]];
+  const checks = el("div", { class: "rg-checks" }, check("between classes", "across"), check("class names", "names"));
   const limits = [[0, "all"], ...[1, 2, 3, 5, 8].map((most) => [most, `at most ${most}`])];
   const names = [...new Set(graph.nodes.map(labelOf))].sort();
   const found = () => matching.size < graph.nodes.length && [...matching][0];
@@ -141,15 +148,19 @@ function controls() {
   least = el("input", { type: "range", name: "graph-least", min: 0, max: 100, value: 0, input: chooseLeast });
   return el("div", { class: "rg-controls" },
     el("label", { class: "rg-field rg-wide" }, "Find", search),
-    picker("Colour", "colour", colourings(), (value) => { Object.assign(state, { colour: value, group: null }); refresh(); }),
+    picker("Colour", "colour", colourings(), chooseColour),
     picker("Edges an image", "most", limits, (value) => { state.most = Number(value); refresh(); }),
     two ? radios("Edges", "edges", edges, chooseEdges) : null,
-    two ? radios(`Map (${graph.layout})`, "positions", [["student", "student's"], ["teacher", "teacher's"]], choosePositions) : null,
+    two ? radios(`Map (${graph.layout})`, "positions", maps, choosePositions) : null,
     el("label", { class: "rg-field rg-wide" }, el("span", { class: "rg-least" }), least),
-    graph.classes.length ? check("between classes", "across") : null,
-    graph.classes.length ? check("class names", "names") : null,
+    graph.classes.length ? checks : null,
     el("datalist", { id: "graph-classes" }, ...names.map((name) => el("option", { value: name }))),
   );
+}
+
+function chooseColour(value) {
+  Object.assign(state, { colour: value, group: null });
+  refresh();
 }
 
 function choosePositions(value) {
@@ -173,8 +184,8 @@ function chooseLeast() {
 function fillLegend() {
   const two = graph.sides.length === 2;
   const not = { student: ", not the teacher's", teacher: ", not the student's" };
-  const told = (side) => `${side}'s edge${differing() ? not[side] : ""}`;
-  const lines = graph.sides.map((side) => el("li", { class: two && "rg-printed" }, lineSample(side), told(side)));
+  const words = (side) => `${side}'s edge${differing() ? not[side] : ""}`;
+  const lines = graph.sides.map((side) => el("li", { class: two && "rg-printed" }, lineSample(side), words(side)));
   if (two) lines.push(el("li", {}, lineSample("teacher", "student"), "in both graphs (pinned image)"));
   const shape = (text, kind) => el("li", {}, markSample(GREY, kind), text);
   const shapes = byOutcome() ? [shape("right", "circle"), shape("wrong", "cross")] : [];
