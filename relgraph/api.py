@@ -20,7 +20,7 @@ from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
 from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
 from relgraph.analysis.graph_tables import Side, about
 from relgraph.analysis.layout import Layout, place
-from relgraph.analysis.node_set import NodeSet, check_graph, pair_of
+from relgraph.analysis.node_set import NodeSet, add_refined, check_graph, pair_of
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
 from relgraph.analysis.plots import learning_curve
@@ -657,6 +657,8 @@ def _export_graph(
     measure(pair, attributes or (), k)
     if name != "pt":
         check_pair(pair, side, attributes, name)
+    elif side != "difference":
+        add_refined(pair, nodes)
     notes = [f"of {about(pair, side)['name']}", *_place(pair, layout, name, side)]
     if name == "pt" and len(pair.node_types) > 1 and side != "difference" and MATCHES not in pair.edge_types:
         notes.append("no cross graph, since student and teacher differ in width")

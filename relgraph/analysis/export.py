@@ -51,8 +51,9 @@ def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | Non
 
     Raises:
         RelgraphError: for an unknown side or attribute, if the pair lacks its edges or an attribute, if there are more
-            than 1,000,000 edges, if a weight is not finite, or if metadata are not one number for each node.
+            than 1,000,000 edges, if a weight is not finite, or if metadata are not one value for each node.
 
+    >>> import torch
     >>> from relgraph.graph.pair import graph_pair
     >>> graph = to_networkx(graph_pair(torch.eye(3), torch.eye(3)))
     >>> graph.edges["t0", "s1"]

@@ -106,9 +106,17 @@ def pair_of(
         _describe(pair[name], nodes)
         if part.prediction is not None:
             pair[name].prediction, pair[name].correct = part.prediction, part.prediction == nodes.labels
-        if part.refine is not None and side != "difference":
-            pair[name].refined = part.refine(topology_of(pair, (name, "relates", name)))
     return pair
+
+
+def add_refined(pair: Pair, nodes: NodeSet) -> None:
+    """Give the nodes of a pair, where its run has a refinement, `refined`: their vectors moved over its edges.
+
+    It takes the memory of a vector for each edge.
+    """
+    for name, part in nodes.networks.items():
+        if part.refine is not None:
+            pair[name].refined = part.refine(topology_of(pair, (name, "relates", name)))
 
 
 def _describe(store: Any, nodes: NodeSet) -> None:

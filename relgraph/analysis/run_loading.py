@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.export import Side
-from relgraph.analysis.node_set import Nodes, NodeSet, check_graph, pair_of
+from relgraph.analysis.node_set import Nodes, NodeSet, add_refined, check_graph, pair_of
 from relgraph.analysis.retrieval import CUTS, retrieval
 from relgraph.analysis.sources import Source, check_source, title
 from relgraph.analysis.split_graph import SplitGraph
@@ -409,7 +409,10 @@ def run_pair(
     opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
     nodes = opened.node_set(opened.images(split, first), source)
     check_side(opened, nodes, side)
-    return pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
+    pair = pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
+    if side != "difference":
+        add_refined(pair, nodes)
+    return pair
 
 
 def check_side(run: TrainedRun, nodes: NodeSet, side: Side) -> None:

@@ -162,11 +162,11 @@ class PairBuilder:
         found.append((TEACHER, teacher, edges))
         if self.refinement is not None:
             refine, one, other = self.refinement, pair["student"], pair["teacher"]
-            one.refined = refine.refine(refine.student, one.x, student, edges)
+            one["refined"] = refine.refine(refine.student, one.x, student, edges)
             # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
             with torch.no_grad():
-                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
-            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
+                other["refined"] = refine.refine(refine.teacher, other.x, teacher, edges)
+            s, t = kernel.nodes(one["refined"]), kernel.nodes(other["refined"])
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not dense:

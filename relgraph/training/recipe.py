@@ -236,8 +236,8 @@ class Recipe(BaseRecipe):
             rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
-        refine: Refine nodes by their neighbours before they are compared. By smooth, conv, a graph convolution of PyTorch
-            Geometric, such as GATv2Conv or SAGEConv (docs/graphs.md lists them), or your own, such as nets.py:Net.
+        refine: Refine nodes by their neighbours before they are compared. By smooth, conv, a graph convolution of
+            PyTorch Geometric, such as GATv2Conv or SAGEConv (docs/graphs.md), or your own, such as nets.py:Net.
         kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
             squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
         scale: Scale of the method's relation, in place of the published one: raw, by_mean, by_max, by_constant_max,

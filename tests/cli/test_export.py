@@ -46,10 +46,12 @@ def test_the_pair_opens_in_python(program: Program, run: Path) -> None:
 
 def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
     told = program("export", run, "-o", "edges.csv", "--first", FIRST, "--k", 3, "--split", "all", "--side", "teacher",
-                   "--attributes", "index,split,train_mask").stdout  # fmt: skip
+                   "--attributes", "index,split,train_mask", "--thumbnails").stdout  # fmt: skip
     assert told.startswith(f"edges.csv: {FIRST} images, ") and told.endswith("nodes in nodes.csv\n")
     nodes, edges = ([*csv.DictReader(Path(name).read_text().splitlines())] for name in ("nodes.csv", "edges.csv"))
     assert Counter(edge["target"] for edge in edges) == dict.fromkeys((node["id"] for node in nodes), 3)
+    assert {node["image"] for node in nodes} == {str(path) for path in Path("edges_thumbnails").iterdir()}
+    assert len({node["image"] for node in nodes}) == FIRST  # an index stands for one image of each split
     assert {(node["split"] == "train", node["train_mask"]) for node in nodes} == {(True, "True"), (False, "False")}
 
 
