@@ -68,12 +68,13 @@ def test_a_pair_matches_what_the_loss_read(opened: TrainedRun, runs: Runs) -> No
     pair = run_pair(opened, first=FIRST, k=K)
     output = opened.outputs(opened.images("test", FIRST))[1]
     assert output is not None and pair.source == "projection" and torch.equal(pair["teacher"].x, output.embedding)
+    wrong: Any = "head"
     told = "the cross graph of a pair needs vectors of one width, got 32 of the student and 64 of the frozen teacher's"
     assert_refused_like(
         (lambda: run_pair(opened, source="teacher"), told),
         (lambda: run_pair(opened, side="teacher", source="student"), "gives its graph alone: expected no --side"),
-        (lambda: run_pair(opened, source="head"), "^unknown source 'head'"),
-        (lambda: analyse(opened, source="head"), "^unknown source 'head'"),
+        (lambda: relgraph.export(opened.run.path, "g.gexf", source=wrong), "^unknown source 'head'"),
+        (lambda: relgraph.analyze(opened.run.path, source=wrong), "^unknown source 'head'"),
     )
     read = run_pair(runs("seed"), first=FIRST, k=K)  # its loss compared the teacher's own vectors
     assert read.source == "teacher" and read["teacher"].x.shape[1] == 64 and MATCHES in read.edge_types
@@ -84,8 +85,8 @@ def test_the_students_graph_alone(opened: TrainedRun, runs: Runs) -> None:
     expected = run_pair(opened, side="student", first=FIRST, k=K)
     assert (pair.node_types, pair.edge_types, pair.source) == (["student"], [STUDENT], "student")
     assert torch.equal(pair[STUDENT].edge_index, expected[STUDENT].edge_index)
-    for run, options in ((opened, {"source": "student"}), (TrainedRun(runs("none")), {})):
-        found = analyse(run, k=K, first=FIRST, **options)
+    alone = analyse(opened, k=K, first=FIRST, source="student"), analyse(runs("none"), k=K, first=FIRST)
+    for found in alone:
         assert (list(found.graphs), found.source, found.comparison) == (["student"], "student", None)
 
 
