@@ -21,7 +21,6 @@ from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
 COLUMNS = {"overlap": "Overlap", "relation_error": "Relation error"}
-COLUMNS |= {f"homophily_{side}": f"Homophily, {side}" for side in SIDES}
 THUMBNAIL = 64
 CROWDED = 800  # images on a map, from which on their marks are smaller
 
@@ -33,14 +32,17 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled'] or 'none'} with a label"
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split{known}, {analysis.k} nearest neighbours"
     cards = {name: (percent if share else number)(value) for name, (value, share) in content.agreement(summary).items()}
-    return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows,
+    apart = " and ".join(str(summary[side]["width"]) for side in analysis.graphs) if "match" not in summary else ""
+    return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows, widths=apart,
                 source=None if analysis.teacher is None else title(analysis.source))  # fmt: skip
 
 
 def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the classes with the student's worst relations, and the classes that its graph mixes up."""
     classes, names = summary["per_class"], analysis.classes
-    shown = [name for name in COLUMNS if name in classes[0]]
+    called = {f"homophily_{side}": name for side, name in zip(analysis.graphs, content.networks(analysis), strict=True)}
+    columns = COLUMNS | {name: f"Homophily, {network.lower()}" for name, network in called.items()}
+    shown = [name for name in columns if name in classes[0]]
     rows = [[one["name"], number(one["images"]), *((number if name == "relation_error" else percent)(one[name])
              for name in shown)] for one in classes[:WORST_CLASSES]]  # fmt: skip
     edges = summary["confusion"]
@@ -49,7 +51,7 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
     some = "The classes" if len(classes) <= WORST_CLASSES else f"{WORST_CLASSES} of {len(classes)} classes, the worst"
     more = f", {WORST_CLASSES} of {len(mixed):,} pairs" if len(mixed) > WORST_CLASSES else ""
-    header, networks = ["Class", "Images", *map(COLUMNS.get, shown)], ["From → to", *content.networks(analysis)]
+    header, networks = ["Class", "Images", *map(columns.get, shown)], ["From → to", *content.networks(analysis)]
     return fill("classes.html", worst=f"{some} by {order}", header=header, rows=rows, mixed=mixed[:WORST_CLASSES],
                 more=more, networks=networks)  # fmt: skip
 
@@ -87,8 +89,8 @@ def class_maps(analysis: Analysis, maps: Maps) -> Markup:
     labels, classes = analysis.labels[maps.chosen].clamp_min(-1), len(analysis.classes)
     radius = 0.017 if len(labels) > CROWDED else 0.024
     panels = [
-        (side, scatter(places, labels.tolist(), classes, radius), class_names(places, labels, analysis.classes))
-        for side, places in zip(SIDES, maps.places, strict=False)
+        (side, called, scatter(places, labels.tolist(), classes, radius), class_names(places, labels, analysis.classes))
+        for side, called, places in zip(SIDES, content.networks(analysis), maps.places, strict=False)
     ]
     keys = [
         (number, analysis.classes[number], Marks(number, colour, shape, "M0 0" + outline(shape, 1.0)))
@@ -107,7 +109,8 @@ def graph_view(analysis: Analysis, maps: Maps, images: ImageSet, files: list[str
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
     shown = None if files is None else [files[place] for place in maps.chosen.tolist()]
     data, total = graph_data(analysis, maps, places, shown) | {"sprite": picture}, len(analysis.labels)
-    return fill("graph.html", data=data, total=total)
+    source = None if analysis.teacher is None else title(analysis.source)
+    return fill("graph.html", data=data, total=total, source=source)
 
 
 def worst_neighbourhoods(
@@ -133,7 +136,10 @@ def worst_neighbourhoods(
             "image": told[one.image],
             "node": nodes[one.image],
             "overlap": one.overlap,
-            "rows": {side: [neighbour(i, one) for i in getattr(one, side)] for side in SIDES},
+            "rows": {
+                called.lower(): [neighbour(i, one) for i in getattr(one, side)]
+                for side, called in zip(SIDES, content.networks(analysis), strict=True)
+            },
         }
         for one in found
     ]
