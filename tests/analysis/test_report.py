@@ -283,10 +283,12 @@ def test_what_no_document_or_json_may_hold() -> None:
     assert "<h1>a\ufffd\ufffd日本</h1>" in page_module.document("a\x1b\udcff日本", {}, "")
     assert (
         "</script"
-        not in page_module.fill("graph.html", data={"k": "</script>", "nodes": []}, total=0).split("json")[1][:-10]
+        not in page_module.fill("graph.html", data={"k": "</script>", "nodes": []}, total=0, source=None).split("json")[
+            1
+        ][:-10]
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
-        page_module.fill("graph.html", data={"k": float("nan"), "nodes": []}, total=0)
+        page_module.fill("graph.html", data={"k": float("nan"), "nodes": []}, total=0, source=None)
 
 
 def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:
