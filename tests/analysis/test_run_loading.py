@@ -307,8 +307,8 @@ def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, report
     assert opened.head is not None and opened.head.project.out_features == 32
     assert opened.student.head.project.out_features == 40
     told = (
-        r"^the cross graph of a pair needs vectors of one width, got 40 of the student and 32 of the teacher's own head in .*: "
-        r"train with --dim 32$"
+        r"^the cross graph of a pair needs vectors of one width, got 40 of the student and 32 of the teacher's own "
+        r"head in .*: train with --dim 32$"
     )
     assert_refused_like((lambda: run_pair(opened), told))
 
