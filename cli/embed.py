@@ -58,7 +58,8 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
     A table is for other programs: of any images, with or without labels, the name (the path within the folder of the
     data, or the position in the split), the split, the class and the vector. FILE.npy has float32 (N, D), and the names
     in FILE.names.txt. Image files are resized to the network's size without --image-size. The network may be a student:
-    --teacher checkpoint:RUN, with --teacher-args output=embedding for the vectors that its method compared.
+    --teacher checkpoint:RUN, with --teacher-args output=embedding for the vectors that its method compared; of a RUN
+    with --refine, FILE.parquet and .csv hold `refined` as well, each moved by its nearest in the table.
     """
     from relgraph.deploy.vector_table import is_table, write_vectors
     from relgraph.own_code import permitting

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import RUN, SPLIT, own_code_options
+from .options import RUN_OR_STORE, own_code_options, source_option
 from .show import say
 
 EPILOG = """\b
@@ -17,33 +17,38 @@ Examples:
   relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's names, with config.json
   relgraph export runs/knn8 -o hub/ --licence mit                a folder for the Hugging Face Hub, with a model card
   relgraph export runs/knn8 -o graph.graphml                     the graph pair on the test split, 8 nearest neighbours
-  relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf
+  relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf  the frozen teacher's own graph
+  relgraph export embeddings/digits -o teacher.gexf              the same of a store of relgraph embed: no run
   relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
   relgraph export runs/knn8 --attributes label,prediction,community,overlap --thumbnails -o graph.gexf
   relgraph export runs/knn8 --diff -o diff.gexf                  the edges of one network alone
-  relgraph export runs/knn8 --split train -o pair.pt             for relgraph.read_pair in Python
+  relgraph export runs/knn8 --split all -o edges.csv             edges.csv and nodes.csv
+  relgraph export runs/knn8 --split all -o pair.pt               for relgraph.read_pair in Python
 """
 
 
 @click.command(epilog=EPILOG)
-@RUN
+@RUN_OR_STORE
 @click.option("-o", "--output", metavar="FILE|FOLDER/", required=True,
               help="What to write; its ending says what: a student is .onnx, .pt2, .safetensors or a FOLDER/, a graph "
-              ".graphml, .gexf, .json or .pt.")  # fmt: skip
-@click.option("--format", type=click.Choice(["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]),
-              help="[default: by the ending]")  # fmt: skip
+              ".graphml, .gexf, .json, .pt, or .csv or .parquet, two tables, of edges and nodes.")  # fmt: skip
+@click.option("--format", type=click.Choice(["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "csv",
+                                             "parquet", "pt"]), help="[default: by the ending]")  # fmt: skip
 @click.option("--with-preprocessing", is_flag=True,
               help="Of a student, .onnx and .pt2: read uint8 RGB images of any size; resized, cropped and normalised "
               "inside.")  # fmt: skip
 @click.option("--int8", is_flag=True,
               help="Of a student, .onnx: weights and activations in 8 bits.")  # fmt: skip
 @click.option("--licence", metavar="ID", help="Of a student, FOLDER/: what the model card says, such as mit.")
-@SPLIT
-@click.option(
-    "--first", type=int, metavar="N", help="Of a graph, like all below: only the first N images of the split."
-)
-@click.option("--side", type=click.Choice(["pair", "teacher", "student"]), default="pair", show_default=True,
-              help="Both graphs and the cross graph between them, or one graph.")  # fmt: skip
+@click.option("--split", type=click.Choice(["train", "val", "test", "all"]),
+              help="Of a graph of a RUN, like all below; all: one graph of the images of the three. "
+              "[default: test]")  # fmt: skip
+@click.option("--first", type=int, metavar="N",
+              help="Only N images of the split, drawn evenly over its classes, the same ones each time.")  # fmt: skip
+@click.option("--side", type=click.Choice(["pair", "teacher", "student"]),
+              help="Both graphs and the cross graph between them, or one graph. "
+              "[default: pair; of a STORE teacher]")  # fmt: skip
+@source_option(None, " [default: teacher; for the pair projection, since a cross graph needs vectors of one width]")
 @click.option("--diff", is_flag=True, help="Only the edges on which the two disagree, one node for an image.")
 @click.option("--graph", type=click.Choice(["knn", "dense", "threshold"]), default="knn", show_default=True,
               help="Which pairs are edges.")  # fmt: skip
@@ -53,8 +58,8 @@ Examples:
 @click.option("--neighbours", type=click.Choice(["teacher", "student", "union", "mutual"]),
               help="Who chooses the edges. [default: the side; the teacher for the pair]")  # fmt: skip
 @click.option("--attributes", metavar="NAME,...",
-              help="What nodes carry: index, label, class_name, split, prediction, correct, labelled, degenerate, "
-              "community, overlap. [default: the first seven]")  # fmt: skip
+              help="What nodes carry: index, label, class_name, split, prediction, correct, labelled, file, "
+              "degenerate, community, overlap, train_mask, val_mask, test_mask. [default: the first 8]")  # fmt: skip
 @click.option("--layout", type=click.Choice(["tsne", "spring", "none"]),
               help="Where nodes stand. [default: tsne in GraphML and GEXF of up to 5,000 images]")  # fmt: skip
 @click.option("--thumbnails", is_flag=True, help="Write each image into OUTPUT_thumbnails/ as well.")
@@ -62,19 +67,24 @@ Examples:
 def export(run: Path, output: str, diff: bool, attributes: str | None, **options: Any) -> None:
     """Write the student of a RUN for other programs, or its graph for networkx, Gephi or PyTorch Geometric.
 
+    Of a STORE of relgraph embed, or a table of vectors (.npy, .parquet), it is the teacher's graph: no run is needed.
+
     A student maps images to `embedding`, its vectors in the space that the method compared, and `logits`. How images
     are prepared and the classes are in the metadata (ONNX), in relgraph.json (.pt2) or in config.json. Once written it
     is opened in its own runtime and compared on 64 test images of the run; where outputs differ by more than 1e-4
     (relative), nothing is left. With --int8, calibrated on 256 training images, accuracy, neighbours and speed are told
     instead, before -> after. ONNX needs pip install 'relgraph[deploy]'.
 
-    A graph is that of a split. Nodes carry index, label, class name, split, prediction and whether it is correct, or
-    what --attributes names: `community` is that of the node in its own network's graph of k nearest neighbours
-    (Louvain), `overlap` the share of those neighbours on which both networks agree. Edges carry the correlation, its
-    magnitude as `weight`, its sign, and their kind (teacher, student, match).
+    A graph is that of a split, and says whose vectors it is of (--source). Nodes carry index, label, class name, split,
+    prediction, whether it is correct, and the file within the data set's folder, or what --attributes names:
+    `community` is that of the node in its own network's graph of k nearest neighbours (Louvain), `overlap` the share of
+    those neighbours on which both networks agree. Edges carry the correlation, its magnitude as `weight`, its sign,
+    their kind (teacher, student, match) and, where classes are known, `same_class`. A table has the edges alone: the
+    nodes are in nodes.csv beside edges.csv, in graph_nodes.csv beside graph.csv.
 
-    Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node. `label` is the title
-    there, so the number of a class is `class`. With --thumbnails `image` is the path of a node's PNG file.
+    Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node; an edge within a class
+    has its colour, one between classes is black. `label` is the title there, so the number of a class is `class`. With
+    --thumbnails `image` is the path of a node's PNG file.
 
     With --diff each network chooses its edges, and those that both have are left out: `only` is the network that has an
     edge, `student_correlation` and `teacher_correlation` are its weights in both, and `weight` is their difference.
@@ -83,7 +93,7 @@ def export(run: Path, output: str, diff: bool, attributes: str | None, **options
     from relgraph.errors import RelgraphError
 
     names = None if attributes is None else [part.strip() for part in attributes.split(",") if part.strip()]
-    if diff and options["side"] != "pair":
+    if diff and options["side"] is not None:
         raise RelgraphError(f"--diff compares both networks: expected no --side, got {options['side']}")
     if diff:
         options["side"] = "difference"

@@ -17,16 +17,17 @@ from relgraph.training.recipe import OBJECTS, BaseRecipe, Recipe
 
 Decorator = Callable[[Any], Any]
 OWN_CODE = {"student": "student", "teacher": "teacher", "dataset": "data set", "method": "method", "kernel": "kernel",
-            "scale": "scale", "criterion": "criterion"}  # fmt: skip
+            "scale": "scale", "criterion": "criterion", "refine": "refinement"}  # fmt: skip
 ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="Run code of one's own that files name, such as the recipe of a run or --config."
 )
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
-# What analyze, export and report share: the run, the split, and how each command calls its options.
+# What evaluate, analyze, export and report share, and how each command calls its options.
 RUN = click.argument("run", type=click.Path(path_type=Path))
 SPLITS = click.Choice(["train", "val", "test"])
 SPLIT = click.option("--split", type=SPLITS, default="test", show_default=True)
+RUN_OR_STORE = click.argument("run", type=click.Path(path_type=Path), metavar="RUN|STORE")
 RESUME = click.option(
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
 )
@@ -60,6 +61,14 @@ def own_code_options(command: Any) -> Any:
     again = "The run's own {}, named again: package.module:attribute or path/to/file.py:attribute."
     named = [click.option(f"--{name}", metavar="SPELLING", help=again.format(what)) for name, what in OWN_CODE.items()]
     return _each([*named, ALLOW_CODE])(command)
+
+
+def source_option(default: str | None, told: str = "") -> Decorator:
+    """Return the option --source of a command that makes graphs, with its default, or in words what it is `told`."""
+    words = ("Whose vectors the teacher's graph is of: the frozen teacher's own, untouched, or those behind the run's "
+             "projection, which learned from the labels. With student the student's graph alone.")  # fmt: skip
+    return click.option("--source", type=click.Choice(["teacher", "projection", "student"]), default=default,
+                        show_default=default is not None, help=words + told)  # fmt: skip
 
 
 def recipe_options(*names: str) -> Decorator:

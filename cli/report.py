@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import SPLITS, own_code_options
+from .options import SPLITS, own_code_options, source_option
 from .show import say
 
 EPILOG = """\b
@@ -21,14 +21,21 @@ Examples:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
               show_default=True, help="File to write.")  # fmt: skip
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
-@click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")
+@click.option(
+    "--first",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Only N images of the split, drawn evenly over its classes.",
+)
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
+@source_option("teacher")
 @own_code_options
 def report(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Write one HTML page on one RUN or several, which opens offline and loads nothing else.
 
-    It lists what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
-    RUN that trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
+    It lists what was run, overlays learning curves and compares figures and graphs, over seeds as mean and deviation.
+    A RUN that is not finished is shown as far as it is, what is damaged left out with a line. The first RUN that
+    trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
     neighbours student and teacher agree least.
     """
     from relgraph import api

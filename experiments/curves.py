@@ -8,7 +8,11 @@ from pathlib import Path
 
 import click
 
-INK = {"cross-entropy": "#777777", "dense": "#1f77b4", "knn": "#d62728"}
+from relgraph.analysis.colours import TEN
+
+# Colour and line: either of them tells the curves apart.
+STYLES = {"cross-entropy": (TEN[1], "--"), "dense": (TEN[0], "-"), "knn": (TEN[2], "-.")}
+NAMES = {"cross-entropy": "cross-entropy alone", "dense": "+ EGA, all pairs", "knn": "+ EGA, nearest neighbours"}
 
 
 @click.command(help=__doc__)
@@ -21,13 +25,15 @@ def main(files: tuple[Path, ...], out: Path) -> None:
     for axes, file in zip(figure.subplots(1, len(files), squeeze=False)[0], files, strict=True):
         for name, runs in json.loads(file.read_text())["runs"].items():
             values = list(zip(*(run["curve"] for run in runs), strict=True))  # of each epoch, the seeds
-            epochs, ink = range(1, len(values) + 1), INK.get(name)
-            label = f"{name} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
-            axes.plot(epochs, [sum(v) / len(v) for v in values], label=label, color=ink)
-            axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=ink)
+            epochs, (ink, line) = range(1, len(values) + 1), STYLES.get(name, (None, ":"))
+            label = f"{NAMES.get(name, name)} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+            axes.plot(epochs, [sum(v) / len(v) for v in values], line, label=label, color=ink)
+            least, most = [min(v) for v in values], [max(v) for v in values]
+            axes.fill_between(epochs, least, most, alpha=0.2, color=ink, linewidth=0)
         axes.set(xlabel="epoch", ylabel="validation top-1 in %", title=file.stem.replace("_", " "), ylim=(0, None))
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="lower right", frameon=False, handlelength=3)
         axes.grid(alpha=0.3)
+    figure.supxlabel("lines: mean of the seeds; bands: from the lowest to the highest of them", fontsize=9)
     figure.savefig(out, dpi=120)
 
 

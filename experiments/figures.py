@@ -17,7 +17,7 @@ from typing import Any
 import click
 import torch
 
-from relgraph.analysis.colours import class_colours
+from relgraph.analysis.colours import SHAPES, TEN, class_colours, class_shapes
 from relgraph.analysis.layout import tsne as plane_of
 from relgraph.analysis.neighbourhoods import homophily
 from relgraph.analysis.run_loading import SPLITS, TrainedRun
@@ -29,13 +29,13 @@ from relgraph.training.runs import RunDirectory
 
 # Line and marker distinguish the curves without their colours.
 STYLES = {
-    "cross-entropy": ("#555555", ":", "o"),
-    "node only": ("#E69F00", "--", "s"),
-    "edge only": ("#0072B2", "-.", "^"),
-    "full": ("#D55E00", "-", "D"),
+    "cross-entropy": (TEN[6], ":", "o"),
+    "node only": (TEN[1], "--", "s"),
+    "edge only": (TEN[0], "-.", "^"),
+    "full": (TEN[4], "-", "D"),
 }
-OTHERS = (("#009E73", (0, (5, 1)), "v"), ("#CC79A7", (0, (3, 1, 1, 1)), "P"), ("#000000", (0, (1, 1)), "X"))
-MARKERS = "os^Dv<>Pp*"
+OTHERS = ((TEN[2], (0, (5, 1)), "v"), (TEN[3], (0, (3, 1, 1, 1)), "P"), (TEN[5], (0, (1, 1)), "X"))
+MARKERS = dict(zip(SHAPES, "os^DX", strict=True))
 PRINT = {"font.size": 10, "axes.titlesize": 10, "legend.fontsize": 9, "svg.hashsalt": "relgraph"}
 NEIGHBOURS = 10
 # What may differ between the runs of one figure: what the curves compare, and where and how often they ran.
@@ -103,8 +103,9 @@ def draw_curves(numbers: dict[str, dict[str, Any]], splits: tuple[str, ...]) -> 
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.tick_params(labelleft=True)
             axes.grid(alpha=0.3)
+        told = "lines: mean of the seeds; bands: from the lowest to the highest of them"
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
-                      handlelength=3)  # fmt: skip
+                      handlelength=3, title=told, title_fontsize=9)  # fmt: skip
     return figure
 
 
@@ -148,14 +149,14 @@ def draw_planes(panels: list[tuple[str, torch.Tensor, torch.Tensor, float]], nam
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    colours = class_colours(len(names))
+    colours, shapes = class_colours(len(names)), class_shapes(len(names))
     with rc_context(PRINT):
         figure = Figure(figsize=(2.9 * columns, 3.0 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (title, plane, labels, share) in zip(grid, panels, strict=False):
             for label, name in enumerate(names):
                 x, y = plane[labels == label].T.tolist()
-                axes.scatter(x, y, s=11, color=[colours[label]], marker=MARKERS[label % len(MARKERS)], linewidths=0,
+                axes.scatter(x, y, s=11, color=[colours[label]], marker=MARKERS[shapes[label]], linewidths=0,
                              alpha=0.85, label=name if len(names) <= 20 else None, rasterized=True)  # fmt: skip
             axes.set(title=f"{title}\n{100 * share:.0f} % of neighbours of its class", xticks=[], yticks=[])
             axes.set_box_aspect(1)

@@ -5,7 +5,7 @@ Where a command takes a spelling, a function takes the object itself as well: a 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -15,24 +15,29 @@ from typing import Any, Literal, NamedTuple, Unpack, get_args
 import torch
 
 from relgraph.analysis import layout as layouts
-from relgraph.analysis.analysis import analyse, write_summary
-from relgraph.analysis.export import Side, check_pair, write_graph
+from relgraph.analysis.analysis import analyse, analyse_nodes, write_summary
+from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
 from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
+from relgraph.analysis.graph_tables import Side, about
 from relgraph.analysis.layout import Layout, place
+from relgraph.analysis.node_set import NodeSet, add_refined, check_graph, pair_of
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
-from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
+from relgraph.analysis.run_loading import TrainedRun, check_side, chosen_side, evaluate_run
+from relgraph.analysis.sources import Source, check_source
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.analysis.stored import stored_nodes
 from relgraph.analysis.zero_shot import evaluate_zero_shot
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
+from relgraph.deploy.index import is_index
 from relgraph.deploy.predicting import Asked, Format, Predicted, format_of, no_classifier, predict_files
 from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
-from relgraph.graph.pair import Pair
+from relgraph.graph.pair import MATCHES, Pair, Texts
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
@@ -48,7 +53,7 @@ from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
-ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]
+ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "csv", "parquet", "pt"]
 STUDENT_FORMATS = ("onnx", "pt2", "safetensors", "hub")
 Given = Mapping[str, Any]
 AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
@@ -108,7 +113,7 @@ class Run:
 
     def student(self) -> PlainStudent:
         """Return the best student, in evaluation mode: see `relgraph.load_student`."""
-        own = {"student": self._given.get("student")}
+        own = {name: self._given.get(name) for name in ("student", "refine")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
     def predict(self, images: str | Path | Sequence[str | Path], **options: Any) -> Predicted:
@@ -476,39 +481,64 @@ def evaluate(
 
 
 def analyze(
-    run: Run | str | Path, split: Split = "test", *, k: int = 10, first: int | None = None, seed: int = 0,
-    search: Literal["blocks", "faiss"] | None = None, out: str | Path | None = None, allow_code: bool = False,
-    **given: Any,
+    run: Run | str | Path, split: Split | None = None, *, k: int = 10, first: int | None = None, seed: int = 0,
+    search: Literal["blocks", "faiss"] | None = None, source: Source = "teacher", out: str | Path | None = None,
+    allow_code: bool = False, **given: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return how the k-NN graphs of student and teacher on a split compare, as `Analysis.summary` describes it.
 
     Args:
-        run: The run, or its directory.
-        split: Split of the data set.
+        run: The run, or its directory; or a store of `relgraph.embed`, or a table of vectors, `.npy` or `.parquet`,
+            whose graph is analysed alone, the teacher's.
+        split: Split of a run's data set, "test" if not given.
         k: Neighbours of each image.
-        first: Only so many first images of the split.
+        first: Only so many images of the split, drawn evenly over its classes; the same ones each time.
         seed: Of the search for communities.
         search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
+            "student" there is the student's graph alone.
         out: JSON file that the figures are written to as well.
         allow_code: Whether code of one's own that the run names may be run.
-        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`; with a store or a table `dataset`, the
+            data set of its images, which gives them labels.
 
     Raises:
-        RelgraphError: if the run cannot be opened, or the split has too few images.
+        RelgraphError: if the run or the store cannot be opened, or there are too few images.
     """
-    with _opened(run, allow_code, given) as opened:
-        summary = analyse(opened, split, k, first, seed, search).summary()
+    if (stored := _stored(run)) is not None:
+        with _permitted(given, allow_code):
+            summary = analyse_nodes(_stored_nodes(stored, split, first, source, given), k, seed, search).summary()
+    else:
+        with _opened(run, allow_code, given) as opened:
+            summary = analyse(opened, split or "test", k, first, seed, search, source).summary()
     if out is not None:
         write_summary(summary, Path(out))
     return summary
 
 
+def _stored(run: Run | str | Path) -> Path | None:
+    """Return the path of a store of embeddings, or of a table of vectors; `None` for a run."""
+    path = run.path if isinstance(run, Run) else Path(run)
+    return path if is_index(path) else None
+
+
+def _stored_nodes(path: Path, split: str | None, first: int | None, source: Source | None, given: Given) -> NodeSet:
+    """Return the nodes of a store or a table, to which few options of a run apply."""
+    check_source(source or "teacher", path)
+    others = {"split": split, **{name: spec for name, spec in given.items() if name != "dataset"}}
+    for name, value in others.items():
+        if value is not None:
+            raise RelgraphError(f"{path} is no run: expected no {name}, got {value}")
+    return stored_nodes(path, given.get("dataset"), first)
+
+
 def export(
     run: Run | str | Path, output: str | Path, *, format: ExportFormat | None = None, with_preprocessing: bool = False,
     int8: bool = False, licence: str | None = None,
-    split: Split = "test", first: int | None = None, side: Side = "pair", graph: SplitGraph = "knn", k: int = 8,
-    threshold: float = 0.5, neighbours: Chooser | None = None, attributes: Sequence[str] | None = None,
-    layout: Layout | None = None, thumbnails: bool = False, allow_code: bool = False, **given: Any,
+    split: Splits | None = None, first: int | None = None, side: Side | None = None, source: Source | None = None,
+    graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5, neighbours: Chooser | None = None,
+    attributes: Sequence[str] | None = None, layout: Layout | None = None, thumbnails: bool = False,
+    allow_code: bool = False, **given: Any,
 ) -> Exported:  # fmt: skip
     """Write the student of a run for other programs, or its graph on a split for networkx, Gephi or PyTorch Geometric.
 
@@ -516,17 +546,23 @@ def export(
     as there are; where they differ by more than 1e-4 (relative), nothing is left.
 
     Args:
-        run: The run, or its directory.
+        run: The run, or its directory; or a store of `relgraph.embed`, or a table of vectors, `.npy` or `.parquet`,
+            whose graph is written, the teacher's.
         output: File to write; its ending is the format. A name that ends with `/` is a folder, the format `hub`.
         format: Of a student `onnx`, `pt2` (`torch.export`), `safetensors` (weights by the names of timm or torchvision,
-            and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`.
+            and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`,
+            or `csv` or `parquet`, a table of the edges with one of the nodes beside it: `nodes.csv` beside `edges.csv`,
+            `graph_nodes.csv` beside `graph.csv`.
         with_preprocessing: Of a student: whether `onnx` and `pt2` read uint8 images of any size, RGB.
         int8: Of a student: whether weights and activations of `onnx` are in 8 bits, calibrated on 256 training images.
             It is not compared; `notes` have accuracy, neighbours and speed before and after.
         licence: Of a student: what the model card of `hub` says, an identifier of the Hub such as `mit`.
-        split: Of a graph, like all that follow: split of the data set.
-        first: Only so many first images of it.
-        side: Both graphs and the cross graph between them, one graph, or their difference.
+        split: Of a graph, like all that follow: split of a run's data set, or "all" three as one graph; "test" if not
+            given.
+        first: Only so many of its images, drawn evenly over the classes; the same ones each time.
+        side: Both graphs and the cross graph between them ("pair", if not given), one graph, or their difference.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or, of a pair if not given, which
+            matches nodes of one width, the run's projection; with "student" there is the student's graph alone.
         graph: Which pairs are edges.
         k: Neighbours of each node.
         threshold: Least magnitude of an edge's correlation.
@@ -535,7 +571,8 @@ def export(
         layout: Where nodes stand; t-SNE in GraphML and GEXF of up to 5,000 images if not given.
         thumbnails: Whether each image is written into OUTPUT_thumbnails/ as well.
         allow_code: Whether code of one's own that the run names may be run.
-        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`; with a store or a table `dataset`, the
+            data set of its images, which gives them labels.
 
     Raises:
         RelgraphError: if the run cannot be opened, an option does not fit, the student cannot be exported or is not the
@@ -543,7 +580,7 @@ def export(
     """
     name = _format(output, format)
     of_graph: dict[str, Any] = {
-        "split": split, "first": first, "side": side, "graph": graph, "k": k, "threshold": threshold,
+        "split": split, "first": first, "side": side, "source": source, "graph": graph, "k": k, "threshold": threshold,
         "neighbours": neighbours, "attributes": attributes, "layout": layout, "thumbnails": thumbnails,
     }  # fmt: skip
     of_student: dict[str, Any] = {"with_preprocessing": with_preprocessing, "int8": int8, "licence": licence}
@@ -553,8 +590,9 @@ def export(
         if value != known[option].default:
             raise RelgraphError(f"{output} is the {kind} of a run, for which there is no option {option}, got {value}")
     if kind == "graph":
-        with _opened(run, allow_code, given) as opened:
-            return _export_graph(opened, Path(output), name, **of_graph)
+        check_attributes(attributes or ())
+        nodes, of_graph["side"] = _nodes(run, of_graph, allow_code, given)
+        return _export_graph(nodes, Path(output), name, **of_graph)
     if name != "hub":  # a folder must be new or empty anyway
         check_new(Path(output))
     if of_student.pop("int8"):
@@ -593,35 +631,54 @@ def _format(output: str | Path, format: str | None) -> str:
     return name
 
 
+def _nodes(run: Run | str | Path, options: dict[str, Any], allow_code: bool, given: Given) -> tuple[NodeSet, Side]:
+    """Return the nodes of the graph to export, and its side; the options by which they are chosen are taken out."""
+    split, first, side, source = (options.pop(name) for name in ("split", "first", "side", "source"))
+    stored = _stored(run)
+    if stored is None:
+        side, source = chosen_side(side, source)
+    check_graph(side, options["graph"], options["threshold"], first, options["neighbours"])
+    if stored is not None:
+        if side not in (None, "teacher"):
+            raise RelgraphError(f"{stored} has the teacher's graph alone: expected no --side, got {side}")
+        with _permitted(given, allow_code):
+            return _stored_nodes(stored, split, first, source, given), "teacher"
+    with _opened(run, allow_code, given) as opened:
+        nodes = opened.node_set(opened.images(split or "test", first), source)
+        check_side(opened, nodes, side)
+        return nodes, side
+
+
 def _export_graph(
-    opened: TrainedRun, output: Path, name: str, *, split: Split, first: int | None, side: Side, graph: SplitGraph,
-    k: int, threshold: float, neighbours: Chooser | None, attributes: Sequence[str] | None, layout: Layout | None,
-    thumbnails: bool,
+    nodes: NodeSet, output: Path, name: str, *, side: Side, graph: SplitGraph, k: int, threshold: float,
+    neighbours: Chooser | None, attributes: Sequence[str] | None, layout: Layout | None, thumbnails: bool,
 ) -> Exported:  # fmt: skip
-    check_attributes(attributes or ())
-    if opened.teacher is None and "overlap" in (attributes or ()):
-        raise RelgraphError(f"{opened.run.path} was trained without a teacher, with which its neighbours could overlap")
-    pair = run_pair(opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold,
-                    neighbours=neighbours)  # fmt: skip
+    pair = pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
     measure(pair, attributes or (), k)
     if name != "pt":
-        check_pair(pair, side, attributes)
-    notes = _place(pair, layout, name, side)
-    count = len(pair["student"].x)
+        check_pair(pair, side, attributes, name)
+    elif side != "difference":
+        add_refined(pair, nodes)
+    notes = [f"of {about(pair, side)['name']}", *_place(pair, layout, name, side)]
+    if name == "pt" and len(pair.node_types) > 1 and side != "difference" and MATCHES not in pair.edge_types:
+        notes.append("no cross graph, since student and teacher differ in width")
+    count = len(nodes.index)
     if thumbnails:
+        if nodes.images is None:
+            raise RelgraphError(f"the images of {nodes.path} are not at hand: expected no thumbnails")
         folder = output.with_name(f"{output.stem}_thumbnails")
-        paths = write_thumbnails(opened.images(split, count), folder)
-        for kind in ("student", "teacher"):
-            pair[kind].image = paths
+        paths = write_thumbnails(nodes.images, folder)
+        for kind in pair.node_types:
+            pair[kind].image = Texts(paths)
         notes.append(f"thumbnails in {folder}")
     write_graph(pair, output, name, side, attributes)
-    return Exported(output, count, notes)
+    return Exported(output, count, [*notes, *([f"nodes in {nodes_file(output)}"] if name in TABLES else [])])
 
 
 def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str]:
     """Give nodes their positions, and return a note on them for the user."""
     if layout is None and name in ("graphml", "gexf"):
-        if len(pair["student"].x) > layouts.TSNE_NODES:
+        if len(pair[pair.node_types[0]].x) > layouts.TSNE_NODES:
             return [f"no positions (more than {layouts.TSNE_NODES:,} images: --layout tsne takes minutes)"]
         layout = "tsne"
     place(pair, layout or "none", side)
@@ -630,7 +687,8 @@ def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str
 
 def report(
     runs: Run | str | Path | Sequence[Run | str | Path], output: str | Path = "report.html", *,
-    split: Split | None = None, first: int | None = None, k: int = 8, allow_code: bool = False, **given: Any,
+    split: Split | None = None, first: int | None = None, k: int = 8, source: Source = "teacher",
+    allow_code: bool = False, **given: Any,
 ) -> Path:  # fmt: skip
     """Write one HTML page on one run or several, which opens offline and loads nothing else, and return its path.
 
@@ -638,20 +696,26 @@ def report(
         runs: Runs, or their directories.
         output: File to write.
         split: Split of the first run that trained a student; "test", or "train" where there are no test images.
-        first: Only so many first images of it.
+        first: Only so many of its images, drawn evenly over its classes; the same ones each time.
         k: Neighbours of each image.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
+            "student" there is the student's graph alone.
         allow_code: Whether code of one's own that the runs name may be run.
         given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if a run cannot be opened, or the file cannot be written.
+        RelgraphError: if one is not a run, none can be read, or the file cannot be written.
     """
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
     opened = [_again(run, allow_code, given) for run in several]
-    named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
+    named = list[str]()
+    for run in opened:
+        with suppress(RelgraphError):  # of one that cannot be read the report tells
+            named += own_code_of(run.recipe)  # each by its own permission
     with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
-        write_report([run.path for run in opened], Path(output), split=split, first=first, k=k, given=known)
+        places = [run.path for run in opened]
+        write_report(places, Path(output), split=split, first=first, k=k, source=source, given=known)
     return Path(output)
 
 

@@ -151,6 +151,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def parquet_packages(path: str | Path) -> tuple[Any, Any]:
+    """Return the packages by which a Parquet file is written, `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        RelgraphError: if they are not installed, or broken.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except Exception as error:  # a broken installation raises nearly anything
+        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
+        raise RelgraphError(f"{path} needs {told}, or write a .csv file") from error
+    return pyarrow, parquet
+
+
 def torch_save(content: Any, stream: IO[bytes]) -> None:
     """Write an object by torch, which by itself does not tell that a disk is full.
 

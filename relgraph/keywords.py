@@ -68,7 +68,7 @@ class TrainOptions(TypedDict, total=False):
     neighbours: Literal["teacher", "student", "union", "mutual"]
     form: Literal["auto", "matrix", "factored", "blocked"]
     relation: Literal["global", "local"]
-    refine: Literal["smooth", "conv"] | None
+    refine: str | Any | None
     kernel: str | Any | None
     scale: str | Any | None
     criterion: str | Any | None

@@ -28,7 +28,8 @@ SOURCES = frozenset({
     "timm", "torchvision", "open_clip", "checkpoint", "embedded", "repdistiller", "vectors", "folder", "classes", "csv",
     "huggingface", "object",
 })  # fmt: skip
-KINDS = ("students", "teachers", "datasets", "methods", "kernels", "scales", "criteria", "loggers")
+KINDS = ("students", "teachers", "datasets", "methods", "kernels", "scales", "criteria", "refinements",
+         "loggers")  # fmt: skip
 IN_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 IN_FILE = re.compile(r"[^*+]+\.py:[^\W\d]\w*(\.[^\W\d]\w*)*")
 MODULE = "relgraph_own_"  # begins the names of modules that are files

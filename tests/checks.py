@@ -13,6 +13,7 @@ MEASURES = (
     "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
     "homophily_teacher",
 )  # fmt: skip
+OF_BATCHES = (*(f"batch_{name}" for name in MEASURES), "batch_homophily_edges")  # their names in a run's files
 
 
 @contextmanager

@@ -2,19 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from relgraph.analysis import neighbourhoods as measures
 from relgraph.analysis.diagnostics import rank_correlation
+from relgraph.analysis.node_set import NodeSet
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import write_atomically
 from relgraph.graph import search as searching
@@ -87,20 +89,23 @@ class Analysis:
     """The result of `analyse`; all tensors are on the CPU, nodes are in the order of the split.
 
     Attributes:
-        run: Path of the run.
+        kind: What was analysed, a "run" or a "store" of embeddings.
+        path: Its path.
         dataset: Name of the data set.
-        split: Name of the split.
+        split: Name of the split; "" where a table of vectors does not tell.
         k: Neighbours of each node.
         search: How they were found, a name of `SEARCHES`.
         classes: Names of the classes.
         index: Each image's position in the data set's original split, `(N,)`.
         labels: True labels, `(N,)`, negative where unknown.
-        student: The student's graph.
-        teacher: The teacher's; `None` in a run without one.
-        comparison: Both together; `None` without a teacher.
+        graphs: By network, the student's first: of a run without a teacher it is alone, and of a store the teacher's.
+        comparison: Both together; `None` where there is one.
+        source: Whose vectors the teacher's graph is of, "teacher" or "projection"; "student" where there is none (see
+            `relgraph.analysis.sources.title`).
     """
 
-    run: Path
+    kind: Literal["run", "store"]
+    path: Path
     dataset: str
     split: str
     k: int
@@ -108,14 +113,19 @@ class Analysis:
     classes: tuple[str, ...]
     index: Tensor
     labels: Tensor
-    student: NetworkGraph
-    teacher: NetworkGraph | None
+    graphs: Mapping[str, NetworkGraph]
     comparison: Comparison | None
+    source: Source
 
     @property
-    def graphs(self) -> dict[str, NetworkGraph]:
-        """The graphs that there are, student first."""
-        return {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
+    def student(self) -> NetworkGraph:
+        """The graph of a run's student."""
+        return self.graphs["student"]
+
+    @property
+    def teacher(self) -> NetworkGraph | None:
+        """The teacher's graph; `None` where there is none."""
+        return self.graphs.get("teacher")
 
     @property
     def labelled(self) -> bool:
@@ -133,10 +143,12 @@ class Analysis:
         A figure that cannot be computed is left out, or `None` inside a list: all that needs labels where the data have
         none, all that compares where there is no teacher.
 
+        - `run` or `store`: its path; `source`: whose vectors the teacher's graph is of.
         - `student`, `teacher`: of each graph alone, `network_figures`.
         - `overlap`: mean neighbour overlap at k; `match`: share of student nodes whose nearest teacher node is their
-          own; `edge_rank`: Spearman's rank correlation of both networks' correlations over the `edges` directed edges
-          (anchor, candidate) that are in either k-NN graph, each once; `relation_error`: mean |r_s - r_t| over them.
+          own, where both networks' vectors have one width; `edge_rank`: Spearman's rank correlation of both networks'
+          correlations over the `edges` directed edges (anchor, candidate) that are in either k-NN graph, each once;
+          `relation_error`: mean |r_s - r_t| over them.
           An edge that one network alone chose is strong there and weaker in the other, so `edge_rank` falls below 0
           where most are such; `pair_rank` is the same over all pairs of images, above 200,000 over so many drawn at
           random.
@@ -147,8 +159,9 @@ class Analysis:
         - `worst`: the images whose neighbourhoods differ most, by overlap, then relation error.
         """
         comparison, graphs, labels = self.comparison, self.graphs, self.labels
-        found: dict[str, Any] = {"run": str(self.run), "dataset": self.dataset, "split": self.split}
-        found |= {"images": len(labels), "labelled": int((labels >= 0).sum()), "k": self.k, "search": self.search}
+        found: dict[str, Any] = {self.kind: str(self.path), "dataset": self.dataset, "split": self.split}
+        found |= {"source": self.source, "images": len(labels), "labelled": int((labels >= 0).sum())}
+        found |= {"k": self.k, "search": self.search}
         found |= {name: network_figures(graph, self) for name, graph in graphs.items()}
         if comparison is not None:
             found |= _comparison_figures(comparison, list(graphs.values()))
@@ -167,11 +180,12 @@ def analyse(
     first: int | None = None,
     seed: int = 0,
     search: str | None = None,
+    source: Source = "teacher",
 ) -> Analysis:
     """Return the k-NN graphs of a run's student and teacher on a split, or on its first images, and their comparison.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, edges their correlations, as those of `run_pair`; each network
-    chooses its own neighbours.
+    chooses its own neighbours. Where the teacher's vectors have another width than the student's, no node matches.
 
     Args:
         run: A finished run, or its path.
@@ -181,6 +195,8 @@ def analyse(
         seed: Of the communities.
         search: A name of `SEARCHES`; by default faiss where it is installed and the nodes are not large, else blocks,
             which alone holds no copy of them.
+        source: Whose vectors the teacher's graph is of: the frozen "teacher"'s own, or the "projection" that the run
+            learned; with "student" there is the student's graph alone.
 
     Raises:
         RelgraphError: if the run cannot be opened, or the split has no images or too few for k neighbours.
@@ -189,23 +205,35 @@ def analyse(
         raise unknown("search", search, SEARCHES)
     opened = TrainedRun(run) if isinstance(run, Path) else run
     images = opened.images(split, first)
-    if not 0 < k < len(images):
-        raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
-    networks = zip(("student", "teacher"), opened.nodes(images), strict=True)
-    found = {name: nodes for name, nodes in networks if nodes is not None}
+    _check_k(k, len(images))
+    return analyse_nodes(opened.node_set(images, source), k, seed, search)
+
+
+def analyse_nodes(nodes: NodeSet, k: int = 10, seed: int = 0, search: str | None = None) -> Analysis:
+    """Return the k-NN graphs of nodes, each network's own, and their comparison where there are two: see `analyse`.
+
+    Raises:
+        RelgraphError: if there are too few nodes for k neighbours, or they hold what is no finite number.
+    """
+    _check_k(k, len(nodes.index))
     if search is None:
-        small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
+        largest = max(one.x.numel() for one in nodes.networks.values())
+        small = k < searching.FAISS_LIMIT and largest <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"
     graphs = {}
-    for name, (x, prediction) in found.items():
+    for name, (x, prediction, _) in nodes.networks.items():
         searching.check_finite(x, name)
-        table, known = SEARCHES[search](x, k), prediction if opened.has_trained_classifier(name) else None
+        table = SEARCHES[search](x, k)
         parts = measures.communities(*table, seed)
-        graphs[name] = NetworkGraph(x, known, *table, parts, searching.degenerate_in_blocks(x))
-    student, teacher = graphs["student"], graphs.get("teacher")
-    comparison = None if teacher is None else compare(student, teacher)
-    facts = opened.run.path, str(opened.recipe.dataset), split, k, search, tuple(images.classes)
-    return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison)
+        graphs[name] = NetworkGraph(x, prediction, *table, parts, searching.degenerate_in_blocks(x))
+    comparison = compare(*graphs.values()) if len(graphs) > 1 else None
+    facts = nodes.kind, nodes.path, nodes.dataset, nodes.split, k, search, nodes.classes
+    return Analysis(*facts, nodes.index, nodes.labels, graphs, comparison, nodes.source)
+
+
+def _check_k(k: int, count: int) -> None:
+    if not 0 < k < count:
+        raise RelgraphError(f"k must be between 1 and the number of images less one, {count - 1}, got {k}")
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
@@ -221,19 +249,24 @@ def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
 def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
     """Return the figures of one network's graph alone.
 
-    `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity` (`None` if no nodes are
-    joined), connected `components` with their largest sizes, and `in_degree`: mean (k), largest, skewness, orphans.
+    `width` of its vectors, `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity`
+    (`None` if no nodes are joined), connected `components` with their largest sizes, and `in_degree`: mean (k),
+    largest, skewness, orphans.
     """
     joint = measures.neighbour_graph(graph.neighbours, graph.weights)
     sizes, chosen = measures.components(joint), measures.degrees(graph.neighbours)
     homophily = _number(measures.homophily(graph.neighbours, analysis.labels))
-    return ({"homophily": homophily} if analysis.labelled else {}) | {
-        "degenerate": int(graph.degenerate.sum()),
-        "communities": int(graph.communities.max()) + 1,
-        "modularity": _number(measures.modularity(joint, graph.communities)),
-        "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
-        "in_degree": {"mean": analysis.k, **chosen},
-    }
+    return (
+        {"width": graph.embedding.shape[1]}
+        | ({"homophily": homophily} if analysis.labelled else {})
+        | {
+            "degenerate": int(graph.degenerate.sum()),
+            "communities": int(graph.communities.max()) + 1,
+            "modularity": _number(measures.modularity(joint, graph.communities)),
+            "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
+            "in_degree": {"mean": analysis.k, **chosen},
+        }
+    )
 
 
 def per_class(analysis: Analysis) -> list[dict[str, Any]]:
@@ -247,7 +280,7 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
         counts = measures.class_counts(graph.neighbours, labels, classes)
         columns[f"homophily_{name}"] = counts.diagonal() / counts.sum(1).double()
     images = labels[labels >= 0].bincount(minlength=classes)
-    badness = columns["relation_error"] if comparison is not None else -columns["homophily_student"]
+    badness = columns["relation_error"] if comparison is not None else -next(iter(columns.values()))
     rows = []
     for number in badness.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist():
         figures = {name: _number(float(column[number])) for name, column in columns.items()}
@@ -259,12 +292,13 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
 def confusion(analysis: Analysis) -> dict[str, list[float]]:
     """Return the edges between the classes by columns: rows would take ten times the space.
 
-    They are those of `measures.class_edges`, with `anchor` and `candidate` as `from` and `to`; without a teacher there
-    are no columns of it.
+    They are those of `measures.class_edges`, with `anchor` and `candidate` as `from` and `to`; of a network that there
+    is not there are no columns.
     """
-    graphs, labels, classes = analysis.graphs.values(), analysis.labels, len(analysis.classes)
-    student, *others = (measures.class_counts(graph.neighbours, labels, classes) for graph in graphs)
-    found = measures.class_edges(student, *(others or [0 * student]))
+    labels, classes = analysis.labels, len(analysis.classes)
+    none = torch.zeros(classes, classes, dtype=torch.long)
+    counts = {name: measures.class_counts(one.neighbours, labels, classes) for name, one in analysis.graphs.items()}
+    found = measures.class_edges(*(counts.get(name, none) for name in ("student", "teacher")))
     kept = {"from": found["anchor"], "to": found["candidate"]}
     kept |= {name: column for name, column in found.items() if name.split("_")[0] in analysis.graphs}
     return {name: [round(value, 6) for value in column] for name, column in kept.items()}

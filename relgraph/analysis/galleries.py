@@ -23,7 +23,7 @@ from relgraph.networks.plain import in_teacher_space, is_aligned
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
-from relgraph.training.vectors import in_original, names_of, original_size, rows_by_name
+from relgraph.training.vectors import in_original, rows_of
 
 Sides = dict[str, tuple[Rows, Rows]]
 TABLES = (".npy", ".parquet")
@@ -271,18 +271,7 @@ def _of_table(run: TrainedRun, path: Path, images: ImageSet) -> Index:
     labels, own = torch.full((len(file.rows),), -1), torch.full((len(images),), -1)
     table = torch.from_numpy(file.rows)
     for part in run.splits():
-        row = _rows_of(run, file, part)
+        row = rows_of(file, run.recipe, run.data, part)
         labels[row[row >= 0]] = _numbered(part, images)[row >= 0]
         own = row if part.split == images.split else own
     return Index(compared(run, table), None, labels, own)
-
-
-def _rows_of(run: TrainedRun, file: VectorFile, part: ImageSet) -> Tensor:
-    """Return the row of each image of a split in a table, -1 where it has none."""
-    none = torch.full((len(part),), -1)
-    cut = in_original(run.data, part)
-    if file.names is None:
-        return part.index.cpu() if cut and len(file.rows) == original_size(run.data) else none
-    if all(name.isdecimal() for name in file.names) and not cut:
-        return none  # they number the original training split
-    return rows_by_name(file, *names_of(file.names, run.recipe, part))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from relgraph.analysis.export import Side, parts_of, to_networkx
+from relgraph.analysis.export import to_networkx
+from relgraph.analysis.graph_tables import Side, parts_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import Pair

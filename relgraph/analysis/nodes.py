@@ -1,18 +1,22 @@
 """The nodes of a graph pair for other programs: attributes, a title and a colour."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from relgraph.analysis.colours import NO_CLASS, class_colours
+from relgraph.data.images import SPLITS
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.search import nearest_in_blocks
 
 # The name of an attribute, and its key in the pair's node stores, mostly the same; two are of the whole pair.
-OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap")
+MASKS = tuple(f"{split}_mask" for split in SPLITS)
+OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap", "file", *MASKS)
 ATTRIBUTES = {"index": "image_id", "class_name": "", "split": "", "label": "y", **{name: name for name in OWN_KEYS}}
-DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled")
+DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled", "file")
 MEASURED = ("community", "overlap")
 # Attributes that belong to a network's node; all others belong to the image.
 OF_NETWORK = ("prediction", "correct", "degenerate", "community")
@@ -40,48 +44,22 @@ def measure(pair: Pair, names: Sequence[str], k: int) -> None:
     node's in its network's (Louvain), `overlap` the share of neighbours that both networks choose.
 
     Raises:
-        RelgraphError: if `k` is not in 1..N-1.
+        RelgraphError: if `k` is not in 1..N-1, or for `overlap` in a pair of one network.
     """
     from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 
     if not set(MEASURED) & set(names):
         return
-    tables = {side: nearest_in_blocks(pair[side].x, k) for side in ("student", "teacher")}
-    overlap = neighbour_overlap(tables["student"][0], tables["teacher"][0])
+    tables = {side: nearest_in_blocks(pair[side].x, k) for side in pair.node_types}
+    if "overlap" in names and len(tables) < 2:
+        raise RelgraphError(
+            f"the attribute overlap is of two networks' neighbours, got the {pair.node_types[0]}'s alone"
+        )
     for side, table in tables.items():
         if "overlap" in names:
-            pair[side].overlap = overlap
+            pair[side].overlap = neighbour_overlap(*(neighbours for neighbours, _ in tables.values()))
         if "community" in names:
             pair[side].community = communities(*table)
-
-
-def nodes_of(
-    pair: Pair, kinds: Sequence[str], names: Sequence[str] | None = None, merged: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the nodes of the networks, each with its kind and the named attributes.
-
-    Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair has them. Where the pair has them, `x` and `y`,
-    its position, and `image`, the path of its thumbnail, follow.
-
-    `merged` yields one node `n0`, `n1`, ... for an image, the two networks' nodes in one: the attributes of a network
-    begin with its name, `student_prediction`, `teacher_prediction`.
-
-    Raises:
-        RelgraphError: for an unknown name, one that the pair does not have, or metadata of the wrong shape.
-    """
-    count, tables = len(pair[kinds[0]].x), columns_of(pair, kinds, names)
-    chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
-    kept = {kind: {n: values for n, values in columns.items() if n in chosen} for kind, columns in tables.items()}
-    if merged:
-        of_image = {name: values for name, values in kept["student"].items() if name not in OF_NETWORK}
-        own = {f"{kind}_{name}": kept[kind][name] for kind in kinds for name in OF_NETWORK if name in kept[kind]}
-        kept = {"n": of_image | own}
-    else:
-        kept = {kind: {"kind": [kind] * count, **columns} for kind, columns in kept.items()}
-    for kind, columns in kept.items():
-        for position in range(count):
-            every = ((name, values[position]) for name, values in columns.items())
-            yield f"{kind[0]}{position}", {name: value for name, value in every if value is not None}
 
 
 def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
@@ -89,13 +67,18 @@ def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
     names = columns.get("class_name", labels)
-    count = max((label for label in labels if label is not None), default=0) + 1
-    colours = class_colours(max(count, len(getattr(pair, "classes", []))))
+    colours = class_colours(number_of_classes(pair, kind))
     titles = []
     for index, name, label in zip(columns["index"], names, labels, strict=True):
         title = str(index) if name is None or not str(name).strip() else str(name)
         titles.append((title, NO_CLASS if label is None else colours[label]))
     return titles
+
+
+def number_of_classes(pair: Pair, kind: str) -> int:
+    """Return the number of classes that have a colour: those with a name, or up to the largest label."""
+    labels = pair[kind].get("y")
+    return max(1 if labels is None else int(labels.max()) + 1, len(getattr(pair, "classes", [])), 1)
 
 
 def writable(text: str) -> str:
@@ -107,8 +90,16 @@ def writable(text: str) -> str:
     return UNWRITABLE.sub("\ufffd", text)
 
 
-def columns_of(pair: Pair, kinds: Sequence[str], names: Sequence[str] | None) -> dict[str, dict[str, list[Any]]]:
-    """Return the attributes of the nodes of each kind: a list for each name, `None` where a node lacks it.
+def columns_of(
+    pair: Pair, kinds: Sequence[str], names: Sequence[str] | None = None, *, merged: bool = False
+) -> dict[str, dict[str, list[Any]]]:
+    """Return the kind and the named attributes of each network's nodes: a list for each, `None` where a node lacks it.
+
+    Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair has them. Where the pair has them, `x` and `y`,
+    its position, and `image`, the path of its thumbnail, follow.
+
+    `merged` returns one node `n` for an image, the two networks' nodes in one: the attributes of a network begin with
+    its name, `student_prediction`, `teacher_prediction`.
 
     Raises:
         RelgraphError: for an unknown name, one that no node of these kinds has, or metadata of the wrong shape.
@@ -119,7 +110,13 @@ def columns_of(pair: Pair, kinds: Sequence[str], names: Sequence[str] | None) ->
         if not any(name in columns for columns in tables.values()):
             known = sorted({name for columns in tables.values() for name in columns} & set(ATTRIBUTES))
             raise RelgraphError(f"no node of this pair has the attribute {name!r}: expected {', '.join(known)}")
-    return tables
+    chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
+    kept = {kind: {n: values for n, values in columns.items() if n in chosen} for kind, columns in tables.items()}
+    if not merged:
+        return {kind: {"kind": [kind] * len(pair[kind].x), **columns} for kind, columns in kept.items()}
+    of_image = {name: values for name, values in kept["student"].items() if name not in OF_NETWORK}
+    own = {f"{kind}_{name}": kept[kind][name] for kind in kinds for name in OF_NETWORK if name in kept[kind]}
+    return {"n": of_image | own}
 
 
 def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
@@ -129,12 +126,16 @@ def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"index": list(range(count))}
     for name, key in ATTRIBUTES.items():
         if key and key in store:
-            if store[key].shape != (count,):
-                expected = f"{key} must hold one number for each of {count} {kind} nodes"
-                raise RelgraphError(f"{expected}, got {tuple(store[key].shape)}")
-            columns[name] = store[key].tolist()
+            found = store[key]
+            shape = (len(found),) if isinstance(found, list) else tuple(found.shape)
+            if shape != (count,):
+                raise RelgraphError(f"{key} must hold one value for each of {count} {kind} nodes, got {shape}")
+            columns[name] = [writable(text) for text in found] if isinstance(found, list) else found.tolist()
     if hasattr(pair, "split"):
         columns["split"] = [writable(pair.split)] * count
+    if getattr(pair, "split", "") == "all":
+        of_split = torch.stack([store[name] for name in MASKS]).long().argmax(0)
+        columns["split"] = [SPLITS[number] for number in of_split.tolist()]
     if "label" in columns:
         labels, classes = columns["label"], [writable(name) for name in getattr(pair, "classes", [])]
         if classes:

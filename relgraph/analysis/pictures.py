@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.printing import no_bar
@@ -26,8 +26,9 @@ PNG_LIMIT = 400_000  # bytes up to which a picture stays without loss
 def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     """Write each image into a folder and return the files' paths from where the folder stands, in order.
 
-    A file is named after the image's `index`, its position in the data set's original split, and is at most 96 pixels
-    wide and high; smaller images stay as they are. What else is in the folder stays there.
+    A file is named after the image's `index`, its position in the data set's original split, behind the split where
+    they are of several, and is at most 96 pixels wide and high; smaller images stay as they are. What else is in the
+    folder stays there.
 
     Raises:
         RelgraphError: if a file cannot be written, or a streamed image cannot be read.
@@ -37,6 +38,8 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     except OSError as error:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
+    if images.part is not None:
+        names = [f"{SPLITS[part]}-{name}" for part, name in zip(images.part.tolist(), names, strict=True)]
     small = _small(images, LARGEST, Image.Resampling.BICUBIC)
     for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=no_bar()), strict=True):
         write_atomically(folder / name, _encoded(picture, "PNG"))
@@ -48,8 +51,8 @@ def thumbnails(images: ImageSet, side: int) -> list[Image.Image]:
     return [picture.convert("RGB") for picture in _small(images, side, Image.Resampling.LANCZOS)]
 
 
-def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
-    """Return all images as tiles of one picture, and the column and row of each."""
+def tiles(images: ImageSet) -> tuple[Image.Image, int, list[list[int]]]:
+    """Return all images as tiles of one picture, their size, and the column and row of each."""
     pictures = thumbnails(images, SPRITE_TILE)
     tile = max(max(picture.size) for picture in pictures)
     columns = math.ceil(math.sqrt(len(pictures)))
@@ -58,16 +61,22 @@ def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
     for picture, (column, row) in zip(pictures, places, strict=True):
         margin = (tile - picture.width) // 2, (tile - picture.height) // 2
         canvas.paste(picture, (column * tile + margin[0], row * tile + margin[1]))
-    return {"tile": tile, "columns": columns, "data": data_uri(canvas)}, places
+    return canvas, tile, places
 
 
-def matrix_picture(matrix: Tensor, limit: float) -> str:
-    """Return a matrix with values in -limit..limit as a picture of so many pixels, blue over white to red."""
+def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
+    """Return the tiles of images for a page, and the column and row of each."""
+    canvas, tile, places = tiles(images)
+    return {"tile": tile, "columns": canvas.width // tile, "data": data_uri(canvas)}, places
+
+
+def matrix_picture(matrix: Tensor, low: float, high: float, colours: str = "RdBu_r") -> str:
+    """Return a matrix as a picture of so many pixels, its values from `low` to `high` in matplotlib's colours."""
     from matplotlib import colormaps
 
-    picture = Image.fromarray(((matrix / limit).clamp(-1, 1) * 127 + 127.5).to(torch.uint8).numpy())
-    colours = colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3]
-    picture.putpalette(np.rint(colours * 255).astype(int).flatten().tolist())
+    picture = Image.fromarray((((matrix - low) / (high - low)).clamp(0, 1) * 255).to(torch.uint8).numpy())
+    palette = colormaps[colours](np.linspace(0, 1, 256))[:, :3]
+    picture.putpalette(np.rint(palette * 255).astype(int).flatten().tolist())
     return data_uri(picture)
 
 

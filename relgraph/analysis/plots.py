@@ -4,6 +4,7 @@ import io
 import warnings
 from pathlib import Path
 
+from relgraph.analysis.colours import TEN
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.printing import printable
@@ -31,13 +32,14 @@ def learning_curve(path: Path) -> Path:
     called = "validation" if split == "val" else split
     accuracies = {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}"}
     accuracies |= {f"{split}_knn": f"k-NN on features, {called}", f"{split}_mAP": f"mAP of vectors, {called}"}
-    panels = ("training loss", None, named), ("accuracy in %", 101, accuracies)
-    for axis, (label, most, curves) in zip(figure.subplots(1, 2), panels, strict=True):
-        for column, name in curves.items():
+    panels = ("training loss", named), ("accuracy in %", accuracies)
+    for axis, (label, curves) in zip(figure.subplots(1, 2), panels, strict=True):
+        for (column, name), ink, line in zip(curves.items(), TEN, ("-", "--", "-.", ":"), strict=False):
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
-                axis.plot(*zip(*points, strict=True), marker=".", label=name)
-        axis.set(xlabel="epoch", ylabel=label, ylim=(0, most))
+                axis.plot(*zip(*points, strict=True), line, color=ink, marker=".", label=name)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.set_ylim(bottom=0, top=1.05 * axis.dataLim.ymax if axis.lines else None)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if axis.lines:

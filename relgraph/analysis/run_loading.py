@@ -6,27 +6,31 @@ from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from relgraph.analysis.export import Side
+from relgraph.analysis.node_set import Nodes, NodeSet, add_refined, check_graph, pair_of
 from relgraph.analysis.retrieval import CUTS, retrieval
-from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
+from relgraph.analysis.sources import Source, check_source, title
+from relgraph.analysis.split_graph import SplitGraph
+from relgraph.data.datasets import together
 from relgraph.data.fingerprint import check_unchanged
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
 from relgraph.graph.pair import Pair
-from relgraph.graph.topology import Chooser
+from relgraph.graph.refine import NodeRefinement
+from relgraph.graph.topology import Chooser, Topology
 from relgraph.methods import Output
-from relgraph.methods.against import Against
-from relgraph.methods.contrastive import Contrastive
-from relgraph.names import is_vectors, load_student, open_student, read_arguments
+from relgraph.names import is_vectors, load_student, open_student, refinement_in_file
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.plain import PlainStudent, VectorsAlone
+from relgraph.networks.vectors import VectorFile
 from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
@@ -34,26 +38,15 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
-from relgraph.training.vectors import in_original, open_vectors
+from relgraph.training.validation_graph import compares_features
+from relgraph.training.vectors import in_original, open_vectors, vector_file
 
-SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
+SIDES = ("student", "teacher")
 # Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
 MEMORY_LIMIT = 2**30
-
-
-class Nodes(NamedTuple):
-    """The part of a network's outputs on N images that a graph of a whole split needs.
-
-    Attributes:
-        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `empty_rows`).
-        prediction: The class of the largest logit, `(N,)`.
-    """
-
-    x: Tensor
-    prediction: Tensor
 
 
 class TrainedRun:
@@ -79,19 +72,24 @@ class TrainedRun:
             counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
             told = f"the classes of {self.recipe.dataset} are no longer those of the student in {path}"
             raise RelgraphError(f"{told}: {counts} or other names")
-        weights = load_checkpoint(self.run.best)["objective"]
+        best = load_checkpoint(self.run.best)
+        self.epoch, weights = len(best["progress"]["rows"]), best["objective"]  # from 1
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         self.inputs, self.checked = self.run.inputs(), set[str]()
         tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
         head = {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}
-        self._silent = not (head and is_vectors(self.recipe.teacher))  # whether its teacher's absence is to be told
-        if head and not is_vectors(self.recipe.teacher):
-            self.teacher = open_teacher(self.recipe).to(self.device)
-            check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
-            self.head = load_strictly(Head.like(head, self.teacher.width), head, self.run.best).to(self.device)
+        self._told = set[str]()  # splits of which it was told that the teacher's vectors are not known
+        if head:
+            width = None
+            if not is_vectors(self.recipe.teacher):
+                self.teacher = open_teacher(self.recipe).to(self.device)
+                check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
+                width = self.teacher.width
+            self.head = load_strictly(Head.like(head, width), head, self.run.best).to(self.device)
         self.contrast_head = self._contrast_head(weights)
+        self._projects = "project.weight" in head and self.contrast_head is None
 
     def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:
         """Return the layers behind which a method compared the student's features with the teacher's own.
@@ -99,11 +97,7 @@ class TrainedRun:
         Such a run trains no projection, so the nodes of its graphs are the vectors that its loss compared.
         `None` for others.
         """
-        methods = self.recipe.methods
-        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive | Against) or self.recipe.learns_labels:
-            return None
-        chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
-        if chosen.get("nodes", self.recipe.chosen_nodes) not in (None, "feature"):
+        if not compares_features(self.recipe):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = layers_like(own) or nn.Identity()
@@ -119,12 +113,35 @@ class TrainedRun:
         Raises:
             RelgraphError: if it was aligned with another teacher.
         """
-        found = load_student(self.run.student_file, student=self._given.get("student")).to(self.device)
+        student, refine = (self._given.get(name) for name in ("student", "refine"))
+        found = load_student(self.run.student_file, student=student, refine=refine).to(self.device)
         aligned, known = found.info.get("align"), self.inputs.get("teacher", {}).get("fingerprint")
         if aligned is not None and aligned["fingerprint"] != known:
             told = f"{self.run.student_file} was aligned with another teacher than the run's, {aligned['teacher']}"
             raise RelgraphError(f"{told}: undo that by relgraph align {self.run.path} --undo")
         return found
+
+    @cached_property
+    def refinements(self) -> dict[str, NodeRefinement]:
+        """What moves the vectors of "student" and "teacher" by their neighbours; empty where nodes were not refined."""
+        tensors, info = read_network(self.run.student_file)
+        if "refine" not in info:
+            return {}
+        build, found = refinement_in_file(self.run.student_file, self._given.get("refine")), {}
+        for side, part, width in zip(SIDES, ("refine.", "teacher.refine."), info["refine"]["widths"], strict=True):
+            own = {name.removeprefix(part): x for name, x in tensors.items() if name.startswith(part)}
+            found[side] = build(info["refine"], own, width)
+        return found
+
+    def _refine(self, side: str, x: Tensor, of: str, images: ImageSet, topology: Topology) -> Tensor:
+        """Return a network's vectors of images refined over a graph; `x` are the part `of` its outputs."""
+        refinement, blocks = self.refinements[side], [x]
+        if refinement.part != of:
+            blocks = []
+            for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
+                output = self.outputs(images.select(positions), teacher=side == "teacher")[SIDES.index(side)]
+                blocks.append(getattr(output, refinement.part))
+        return refinement(torch.cat(blocks), topology)
 
     @cached_property
     def teacher_side(self) -> nn.Module:
@@ -153,18 +170,29 @@ class TrainedRun:
         `teacher_side`. Of a teacher `vectors:FILE` they are known of images of the original training split alone.
         Without `teacher` it is not asked.
         """
-        prepare = Normalise(self.description["mean"], self.description["std"])
-        embedded = partial(embed, images=images, batch_size=BATCH, device=self.device, workers=self.recipe.processes)
-        student = embedded(VectorsAlone(self.plain), prepare=prepare, progress="student")
-        if not teacher:
-            return student, None
+        student = self._embedded(VectorsAlone(self.plain), self._prepare, images, "student")
+        return student, self._teachers_own(images) if teacher else None
+
+    @property
+    def _prepare(self) -> Normalise:
+        return Normalise(self.description["mean"], self.description["std"])
+
+    def _embedded(self, network: nn.Module, prepare: Normalise, images: ImageSet, progress: str) -> Tensor:
+        return embed(network, images, prepare, BATCH, self.device, progress, self.recipe.processes)
+
+    def _teachers_own(self, images: ImageSet) -> Tensor | None:
+        """Return the frozen teacher's own vectors of images, as far as they are known."""
         if self.teacher is not None:
-            return student, embedded(self.teacher, prepare=input_of(self.teacher), progress="teacher")
+            return self._embedded(self.teacher, input_of(self.teacher), images, "teacher")
         if not is_vectors(self.recipe.teacher) or not in_original(self.data, images):
-            return student, None
-        known = open_vectors(self.recipe, self.data, images)
+            return None
+        known = open_vectors(self.recipe, self.data, images, self._vector_file)
         check_frozen(self.inputs, {"teacher": network_of(known)}, str(self.run.path))
-        return student, known.rows(torch.arange(len(images)))
+        return known.rows(torch.arange(len(images)))
+
+    @cached_property
+    def _vector_file(self) -> VectorFile:
+        return vector_file(self.recipe)
 
     def split(self, name: str) -> ImageSet:
         """Return a split of the data by name, with the images that the run had.
@@ -187,17 +215,18 @@ class TrainedRun:
         return [self.split(name) for name in SPLITS if len(getattr(self.data, name))]
 
     def images(self, split: str, first: int | None = None) -> ImageSet:
-        """Return the images of a split, or so many first ones.
+        """Return the images of a split, or `first` of them drawn evenly over its classes (see `ImageSet.evenly`).
 
-        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there.
+        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there. The
+        split "all" has the images of the three.
 
         Raises:
             RelgraphError: for an unknown split, one without images, or one that has other images now than the run had.
         """
-        images = self.split(split)
+        images = together(self.splits()) if split == "all" else self.split(split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
-        return images if first is None or first >= len(images) else images.select(torch.arange(first))
+        return images if first is None else images.evenly(first)
 
     @property
     def has_labels(self) -> bool:
@@ -210,52 +239,89 @@ class TrainedRun:
             return self.recipe.learns_labels
         return self.recipe.reads_teacher_classifier and bool((self.data.train.labels >= 0).any())
 
-    @torch.no_grad()
-    def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
-        """Return the outputs of student and teacher on images, on the CPU, the teacher's `None` in a run without one.
-
-        Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
-        student's behind the method's head and the teacher's feature, which its loss compared.
-        """
-        if not self._silent:
-            told = "has no network, and its vectors are of training images: the teacher is left out"
-            tell(f"{self.recipe.teacher} {told}", stream=sys.stderr)
-            self._silent = True
-        own, contrasted = Normalise(self.description["mean"], self.description["std"]), self.contrast_head
-        networks: list[tuple[str, nn.Module, Head, Normalise, nn.Module | None]]
-        networks = [("student", self.student.backbone, self.student.head, own, contrasted)]
-        if self.teacher is not None and self.head is not None:
-            contrasted = None if contrasted is None else nn.Identity()
-            networks.append(("teacher", self.teacher, self.head, input_of(self.teacher), contrasted))
-        found = []
-        for name, network, head, prepare, contrasted in networks:
-            feature = embed(network, images, prepare, BATCH, self.device, name, self.recipe.processes)
-            embedding, logits = head(feature.to(self.device))
-            if contrasted is not None:  # a method compared features behind it, in place of projections
-                embedding = contrasted(feature.to(self.device))
-            found.append(Output(embedding.cpu(), logits.cpu(), feature))
-        return found[0], found[1] if len(found) > 1 else None
-
-    def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
-        """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
-
-        Images go through both networks 8,192 at a time, and features and logits of no more are held.
+    def source_of_teacher(self, source: Source) -> Source:
+        """Return whose vectors the teacher's graph is of: where the loss read no projection, they are its own.
 
         Raises:
-            RelgraphError: if there are no images, or the temporary file cannot be written.
+            RelgraphError: for an unknown source.
         """
-        found: dict[int, Nodes] = {}
+        check_source(source)
+        return source if self._projects or source == "student" else "teacher"
+
+    @torch.no_grad()
+    def outputs(self, images: ImageSet, *, teacher: bool = True) -> tuple[Output, Output | None]:
+        """Return the outputs of student and teacher on images, on the CPU.
+
+        The teacher's are `None` in a run without one, where its vectors are not known (see `vectors`), and without
+        `teacher`. Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they
+        are the student's behind the method's head and the teacher's feature, which its loss compared.
+        """
+        own = self._embedded(self.student.backbone, self._prepare, images, "student")
+        student = self._output(self.student.head, own, self.contrast_head)
+        if self.head is None or not teacher:
+            return student, None
+        known = self._teachers_own(images)
+        if known is None:
+            if images.split not in self._told:
+                told = f"has no network, and no vectors of the {images.split} images: the teacher is left out"
+                tell(f"{self.recipe.teacher} {told}", stream=sys.stderr)
+                self._told.add(images.split)
+            return student, None
+        return student, self._output(self.head, known, None if self.contrast_head is None else nn.Identity())
+
+    def _output(self, head: Head, feature: Tensor, contrasted: nn.Module | None) -> Output:
+        """Return the outputs for features; `contrasted` are layers behind which a method compared these."""
+        embedding, logits = head(feature.to(self.device))
+        if contrasted is not None:  # in place of projections
+            embedding = contrasted(feature.to(self.device))
+        return Output(embedding.cpu(), logits.cpu(), feature)
+
+    def node_set(self, images: ImageSet, source: Source = "teacher") -> NodeSet:
+        """Return the `nodes` of student and teacher, with what is known of the images.
+
+        Raises:
+            RelgraphError: as `nodes`.
+        """
+        found = {n: one for n, one in zip(("student", "teacher"), self.nodes(images, source), strict=True) if one}
+        seen = images.classes == self.data.train.classes  # those of unseen classes are never right
+        networks = {
+            name: one if seen and self.has_trained_classifier(name) else one._replace(prediction=None)
+            for name, one in found.items()
+        }
+        of_teacher = self.source_of_teacher(source)
+        for side in self.refinements.keys() & networks.keys():
+            of = "feature" if (side, of_teacher) == ("teacher", "teacher") else "embedding"
+            refine = partial(self._refine, side, networks[side].x, of, images)
+            networks[side] = networks[side]._replace(refine=refine)
+        return NodeSet(
+            "run", self.run.path, str(self.recipe.dataset), images.split, tuple(images.classes), images.index,
+            images.true_labels, networks, of_teacher if "teacher" in found else "student",
+            images, self.data.file_names(images),
+        )  # fmt: skip
+
+    def nodes(self, images: ImageSet, source: Source = "teacher") -> tuple[Nodes, Nodes | None]:
+        """Return the nodes of student and teacher, with the arg max of their logits.
+
+        The student's are the embeddings of `outputs`. The teacher's are its own vectors or, with the source
+        "projection", the embeddings of `outputs` as well; `None` with the source "student", and where `outputs` has
+        none. Images go through both networks 8,192 at a time, and features and logits of no more are held.
+
+        Raises:
+            RelgraphError: if there are no images, for an unknown source, or if the temporary file cannot be written.
+        """
+        source, found = self.source_of_teacher(source), dict[int, tuple[Tensor, Tensor]]()
         for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
             part = images if len(positions) == len(images) else images.select(positions)
-            for place, output in enumerate(self.outputs(part)):
+            for place, output in enumerate(self.outputs(part, teacher=source != "student")):
                 if output is not None:
-                    assert output.logits is not None
+                    x = output.feature if place == 1 and source == "teacher" else output.embedding
+                    assert x is not None and output.logits is not None
                     if place not in found:
-                        rows = empty_rows(len(images), output.embedding.shape[1])
-                        found[place] = Nodes(rows, torch.empty(len(images), dtype=torch.long))
-                    found[place].x[positions] = output.embedding.float()
-                    found[place].prediction[positions] = output.logits.argmax(-1)
-        return found[0], found.get(1)
+                        rows = empty_rows(len(images), x.shape[1])
+                        found[place] = rows, torch.empty(len(images), dtype=torch.long)
+                    for whole, values in zip(found[place], (x.float(), output.logits.argmax(-1)), strict=True):
+                        whole[positions] = values
+        return Nodes(*found[0]), Nodes(*found[1]) if 1 in found else None
 
 
 def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
@@ -313,61 +379,72 @@ def run_pair(
     *,
     split: str = "test",
     first: int | None = None,
-    side: str = "pair",
+    side: Side | None = None,
+    source: Source | None = None,
     graph: SplitGraph = "knn",
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> Pair:
-    """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
+    """Return the graph pair of a split of a run, or of `first` of its images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
-    relations the run's method compares; `image_id` is an image's position in the data set's original split. A network
-    whose classifier no loss trained has no predictions.
+    relations the run's method compares; `image_id` is an image's position in the data set's original split, `file` its
+    path in the data set's folder, if it has one, and `train_mask`, `val_mask` and `test_mask` say of which split it is.
+    Of a run with a refinement `refined` are the vectors that its method refined, moved over the edges of this graph.
+    A network whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the
+    side "pair", which matches them with the student's, the run's projection, unless `source` says otherwise;
+    `pair.source` is which. Where their width is not the student's, there is no cross graph. The source "student" gives
+    its graph alone, and so does a run without a teacher.
     Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` names another; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.
 
     Raises:
-        RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit
-            the number of images.
+        RelgraphError: if the run cannot be opened, has no teacher where one is asked for, its nodes have no one width
+            by which they could be matched, or the graph does not fit the number of images.
     """
-    if side == "difference" and neighbours is not None:
-        raise RelgraphError(f"in the difference each network chooses its own edges: expected none, got {neighbours!r}")
-    if graph == "threshold" and not 0 < threshold <= 1:
-        raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
-    if first is not None and first < 2:
-        raise RelgraphError(f"a graph needs two images, got {first}")
+    side, source = chosen_side(side, source)
+    check_graph(side, graph, threshold, first, neighbours)
     opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
-    images = opened.images(split, first)
-    student, teacher = opened.nodes(images)
-    run = opened.run.path
-    if teacher is None and side != "student":
-        told = "has no teacher's network" if is_vectors(opened.recipe.teacher) else "was trained without a teacher"
-        raise RelgraphError(f"{run} {told}: export its student's graph (--side student)")
-    reference = student if teacher is None else teacher
-    _check_widths(opened, student.x.shape[1], reference.x.shape[1])
-    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
-    make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
-    pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
-    pair.classes, pair.split = list(images.classes), split
-    for name, nodes in (("student", student), ("teacher", reference)):
-        store = pair[name]
-        store.image_id, store.y = images.index, images.true_labels
-        classified = images.classes == opened.data.train.classes  # those of unseen classes are never right
-        if classified and opened.has_trained_classifier(name if teacher is not None else "student"):
-            store.prediction, store.correct = nodes.prediction, nodes.prediction == images.true_labels
-        if bool((images.labels < 0).any()):
-            store.labelled = images.labels >= 0
+    nodes = opened.node_set(opened.images(split, first), source)
+    check_side(opened, nodes, side)
+    pair = pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
+    if side != "difference":
+        add_refined(pair, nodes)
     return pair
 
 
-def _check_widths(run: TrainedRun, own: int, width: int) -> None:
-    if own != width:
+def check_side(run: TrainedRun, nodes: NodeSet, side: Side) -> None:
+    """Raise RelgraphError if the nodes of a run lack the teacher's, or one width, where a side of a pair needs it."""
+    if "teacher" not in nodes.networks:
+        if side != "student":
+            told = "has no teacher's network" if is_vectors(run.recipe.teacher) else "was trained without a teacher"
+            raise RelgraphError(f"{run.run.path} {told}: export its student's graph (--side student)")
+        return
+    own, width = (part.x.shape[1] for part in nodes.networks.values())
+    if side == "pair" and own != width:
+        told = f"the cross graph of a pair needs vectors of one width, got {own} of the student and {width} of"
         linear = run.recipe.head == "linear"
-        side = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
-        told = f"a pair needs embeddings of one width, got {own} of the student and {width} of {side}"
-        raise RelgraphError(f"{told}: train with {'--head projection' if linear else f'--dim {width}'}")
+        if nodes.source == "teacher" and not linear:
+            raise RelgraphError(f"{told} {title('teacher')}: take --source projection, or one graph, --side teacher")
+        whose = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
+        raise RelgraphError(f"{told} {whose}: train with {'--head projection' if linear else f'--dim {width}'}")
+
+
+def chosen_side(side: Side | None, source: Source | None) -> tuple[Side, Source]:
+    """Return which side of a pair is asked for, and whose vectors it is of, each by default as the other wants it.
+
+    Raises:
+        RelgraphError: if they do not fit.
+
+    >>> chosen_side("teacher", None), chosen_side(None, None), chosen_side(None, "student")
+    (('teacher', 'teacher'), ('pair', 'projection'), ('student', 'student'))
+    """
+    side = side or ("student" if source == "student" else "pair")
+    if source == "student" and side != "student":
+        raise RelgraphError(f"the source student gives its graph alone: expected no --side, got {side}")
+    return side, source or ("projection" if side == "pair" else "teacher")
 
 
 def empty_rows(count: int, width: int) -> Tensor:

@@ -1,13 +1,13 @@
 """The graph pair of a whole split, found in blocks, and the edges on which student and teacher disagree."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import STUDENT, TEACHER, Form, Pair, check_nodes, graph_pair
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Form, Pair, check_nodes, graph_pair
 from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
 from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Nearest
 
@@ -32,11 +32,11 @@ def split_pair(
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
     built in blocks, without the matrix of all pairs; `neighbours` names the network whose weights choose the edges of
     both. Weights are those of `graph_pair` to rounding, and have no gradient. Nodes are read a block at a time and may
-    be memory-mapped from a file (see `run_loading.empty_rows`).
+    be memory-mapped from a file (see `run_loading.empty_rows`). Nodes of two widths have no cross graph.
 
     Raises:
-        RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
-            is not in 1..N-1, or if there are too many pairs: N above 3,000 for `dense`, more than 5,000,000 edges
+        RelgraphError: if the two are not finite and (N, D) of one N, for an unknown graph or choice of neighbours, if
+            `k` is not in 1..N-1, or if there are too many pairs: N above 3,000 for `dense`, more than 5,000,000 edges
             above the threshold.
 
     >>> pair = split_pair(torch.randn(100, 8), torch.randn(100, 8), graph="knn", k=3)
@@ -48,7 +48,24 @@ def split_pair(
         told = f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}"
         raise RelgraphError(f"{told}: take the graph 'knn' or 'threshold', or fewer nodes")
     form: Form = "matrix" if rule is None else "blocked"
-    return graph_pair(student, teacher, topology=rule or ALL_PAIRS, form=form)
+    match = student.shape[1] == teacher.shape[1]
+    return graph_pair(student, teacher, topology=rule or ALL_PAIRS, form=form, match=match)
+
+
+def lone_pair(x: Tensor, name: str, **options: Any) -> Pair:
+    """Return the graph of one network, "student" or "teacher", as a `split_pair` that has no other.
+
+    Raises:
+        RelgraphError: as `split_pair`.
+
+    >>> lone_pair(torch.randn(100, 8), "teacher", k=3).edge_types
+    [('teacher', 'relates', 'teacher')]
+    """
+    pair = split_pair(x, x, **options)
+    other = STUDENT if name == "teacher" else TEACHER
+    for kind in (other[0], other, MATCHES):  # PyG leaves the edges of nodes that are gone
+        del pair[kind]
+    return pair
 
 
 @torch.no_grad()
@@ -63,7 +80,7 @@ def difference_pair(
     (E,), the weight of the same two nodes in the other. There is no cross graph.
 
     Raises:
-        RelgraphError: if the two are not finite and (N, D) alike, for the graph `dense`, in which both networks hold
+        RelgraphError: if the two are not finite and (N, D) of one N, for the graph `dense`, in which both networks hold
             all pairs, if `k` is not in 1..N-1, or if there are too many pairs above the threshold.
 
     >>> pair = difference_pair(torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 1, 3], [0, 1, 2]]),
@@ -98,7 +115,7 @@ def _rule(
     if graph not in get_args(SplitGraph):
         raise unknown("graph", graph, get_args(SplitGraph))
     sparse = Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)
-    check_nodes(student, teacher, one_width=True)
+    check_nodes(student, teacher, one_width=False)
     for side, x in (("student", student), ("teacher", teacher)):
         check_finite(x, side)
     return None if graph == "dense" else sparse

@@ -1,12 +1,14 @@
 """Data sets ready for training: images held out for validation, few or wrong labels, and what normalises them."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.images import SPLITS, ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
 from relgraph.data.unseen import UnseenClasses
@@ -43,6 +45,18 @@ class DataSet:
     def held_out(self) -> dict[str, list[str]]:
         """The names of the classes that are kept out of training, those for validation and for testing; else empty."""
         return {split.split: list(split.classes) for split in (self.val, self.test)} if self.unseen else {}
+
+    def file_names(self, images: ImageSet) -> list[str] | None:
+        """Return the path of each image's file within the folder of the data set; `None` where they come from none.
+
+        Those of further images, which lie elsewhere, are absolute.
+        """
+        if images.files is None:
+            return None
+        every = [split.files for split in (self.train, self.val, self.test) if split.files is not None]
+        folder = os.path.join(os.path.commonpath([os.path.abspath(files.folder) for files in every]), "")
+        paths = (os.path.abspath(images.files.path(number)) for number in range(len(images)))
+        return [path.removeprefix(folder) for path in paths]
 
 
 def load(
@@ -119,7 +133,7 @@ def load(
     if label_noise > 0:
         train = add_noise(train, label_noise, generator("label noise", seed))
     for images in original.unlabelled:
-        train, whole = _join(train, images, first=whole), whole + len(images)
+        train, whole = _join(train, images, original.pool, first=whole), whole + len(images)
     return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out,
                    unseen is not None)  # fmt: skip
 
@@ -135,13 +149,29 @@ def _with_val(train: ImageSet, val: ImageSet | None, fraction: float, seed: int)
 
 def joined(data: DataSet) -> ImageSet:
     """Return the original training split of which classes were held out: all images, in its order, without labels."""
-    parts = [images for images in (data.train, data.val, data.test) if len(images)]
-    index = torch.cat([images.index for images in parts])
-    images = parts[0].images
+    found = together([data.train, data.val, data.test])
+    labels = torch.full((len(found),), -1)
+    whole = replace(found, labels=labels, classes=data.train.classes, split="train", truth=None, part=None)
+    return whole.select(whole.index.argsort())
+
+
+def together(splits: Sequence[ImageSet]) -> ImageSet:
+    """Return the images of several splits as those of one, `all`, with the classes that any of them has.
+
+    `part` says which split an image is of.
+    """
+    parts = [split for split in splits if len(split)]
+    classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
+    numbers = [torch.tensor([*map(classes.index, part.classes), -1]) for part in parts]  # the last is that of no label
+    labels, truth = (torch.cat([number[own.cpu()] for number, own in zip(numbers, each, strict=True)]) for each in
+                     ([part.labels for part in parts], [part.true_labels for part in parts]))  # fmt: skip
+    index = torch.cat([part.index for part in parts])
+    of = torch.cat([torch.full((len(part),), SPLITS.index(part.split)) for part in parts])
+    images, decoded = parts[0].images, parts[0].decoded
     for part in parts[1:]:
         images = images.followed_by(part.images) if isinstance(images, ImageFiles) else torch.cat([images, part.pixels])
-    labels = torch.full((len(index),), -1)
-    return ImageSet(images, labels, data.train.classes, "train", index).select(index.argsort())
+        decoded = None if decoded is None or part.decoded is None else decoded.followed_by(part.decoded)
+    return ImageSet(images, labels, classes, "all", index, truth, decoded, of)
 
 
 def _with_test(dataset: str, train: ImageSet, test: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -231,7 +261,7 @@ def _draw(members: Tensor, count: int, generator: Generator) -> Tensor:
     return members[torch.randperm(len(members), generator=generator)[:count]]
 
 
-def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, first: int) -> ImageSet:
+def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, pool: ImageFiles | None, first: int) -> ImageSet:
     """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
     if isinstance(train.images, ImageFiles):
         assert isinstance(unlabelled, ImageFiles)  # both are streamed, or none
@@ -242,7 +272,9 @@ def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, first: int) -> Image
     no_labels = train.labels.new_full((len(unlabelled),), -1)
     index = torch.cat([train.index, torch.arange(first, first + len(unlabelled))])
     truth = None if train.truth is None else torch.cat([train.truth, no_labels])
-    return replace(train, images=images, labels=torch.cat([train.labels, no_labels]), index=index, truth=truth)
+    decoded = None if train.decoded is None or pool is None else train.decoded.with_pool(pool)
+    labels = torch.cat([train.labels, no_labels])
+    return replace(train, images=images, labels=labels, index=index, truth=truth, decoded=decoded)
 
 
 def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relgraph.data.decoding import BadImage
+from relgraph.data.images import SPLITS as SPLITS
 from relgraph.data.images import ImageFiles, image_files, names_in_one
 from relgraph.data.listing import SUFFIXES, Inode, LeftOut, class_folders, find_images, inode
 from relgraph.errors import RelgraphError
@@ -22,11 +23,10 @@ from relgraph.files import reading
 
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
-SPLITS = ("train", "val", "test")
 POOL = "unlabelled"  # the name of a pool among the splits
 
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
-Splits = dict[str, tuple[Tensor | ImageFiles, Tensor]]  # images (N, 3, H, W) and labels (N,)
+Splits = dict[str, tuple[Tensor | ImageFiles, Tensor, ImageFiles]]  # images (N, 3, H, W), labels (N,), their files
 
 
 class Listed(NamedTuple):
@@ -59,7 +59,7 @@ def _here(path: Path) -> str:
 def read_folder(
     path: Path, image_size: int | None, mode: str = "auto", left_out: LeftOut | None = None
 ) -> tuple[tuple[str, ...], Splits]:
-    """Return the classes and, for each split, its images `(N, 3, H, W)` uint8 and labels `(N,)`.
+    """Return the classes and, for each split, its images `(N, 3, H, W)` uint8, labels `(N,)` and files.
 
     The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. A folder
     with none of the three holds images without labels: all that are in it, at any depth, hidden ones left out, are
@@ -166,7 +166,7 @@ def read_pool(path: Path, image_size: int | None, size: tuple[int, int], left_ou
     listed = list_pool(path, {}, left_out)
     files = image_files(listed.folder, listed.names, image_size, size)
     check_memory(len(files), *files.shape[1:])
-    images, _ = _open(f"decode {POOL}", files, listed.labels, (), False, left_out)
+    images, *_ = _open(f"decode {POOL}", files, listed.labels, (), False, left_out)
     assert isinstance(images, Tensor)
     return images
 
@@ -174,7 +174,7 @@ def read_pool(path: Path, image_size: int | None, size: tuple[int, int], left_ou
 def read_listings(
     classes: tuple[str, ...], listings: Listings, image_size: int | None, mode: str, left_out: LeftOut | None = None
 ) -> Splits:
-    """Return the images of each split and their labels.
+    """Return the images of each split, their labels and their files.
 
     Image size and mode are those of `read_folder`; at most the first training image is opened to learn their size. If
     `left_out` says so, images that cannot be read are added to it; to find them, streamed ones are decoded once.
@@ -201,13 +201,13 @@ def read_listings(
 
 def _open(
     progress: str, files: ImageFiles, labels: Tensor, classes: tuple[str, ...], streamed: bool, left_out: LeftOut
-) -> tuple[Tensor | ImageFiles, Tensor]:
-    """Return the images of a split, in memory or streamed, and their labels, without what is to be skipped."""
+) -> tuple[Tensor | ImageFiles, Tensor, ImageFiles]:
+    """Return the images of a split, in memory or streamed, labels and files, without what is to be skipped."""
     if streamed and not left_out.skip:
-        return files, labels
+        return files, labels, files
     try:
         if not streamed:
-            return files.load(progress), labels
+            return files.load(progress), labels, files
     except BadImage:
         if not left_out.skip:
             raise
@@ -220,7 +220,7 @@ def _open(
         owner = f" of class {classes[label]!r}" if label >= 0 else ""
         raise RelgraphError(f"none of the images{owner} can be read, the first is {first}")
     files, labels = files[kept], labels[kept]
-    return files if streamed else files.load(progress), labels
+    return files if streamed else files.load(progress), labels, files
 
 
 def list_images(folder: Path) -> Listing:

@@ -18,8 +18,10 @@ from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
 from relgraph.printing import no_bar
+from relgraph.seeding import generator
 
 T = TypeVar("T")
+SPLITS = ("train", "val", "test")
 IN_POOL = b"//"  # how names in a pool begin; no path within a folder does
 SAMPLE_BYTES = 2**30  # a sample of streamed images stays small, however large they are
 
@@ -57,9 +59,20 @@ class ImageFiles:
         return replace(self, names=np.concatenate([self.names, np.char.add(IN_POOL, pool.names)]), pool=pool.folder)
 
     def followed_by(self, others: "ImageFiles | Tensor") -> "ImageFiles":
-        """Return these images and, after them, others of the same folder; none is decoded."""
+        """Return these images and, after them, others of the same data set; none is decoded."""
         assert isinstance(others, ImageFiles)  # parts of one data set are all files
-        return replace(self, names=np.concatenate([self.names, others.names]))
+        folder = Path(os.path.commonpath([self.folder.absolute(), others.folder.absolute()]))
+        first, second = (files._within(folder) for files in (self, others))
+        return replace(first, names=np.concatenate([first.names, second.names]), pool=self.pool or others.pool)
+
+    def _within(self, folder: Path) -> "ImageFiles":
+        """Return the same images by their paths within a folder above theirs."""
+        inner = os.path.relpath(self.folder, folder)
+        if inner == os.curdir:
+            return self
+        elsewhere = np.char.startswith(self.names, b"/")  # absolute, or in the pool
+        below = np.char.add(os.fsencode(os.path.join(inner, "")), self.names)
+        return replace(self, folder=folder, names=np.where(elsewhere, self.names, below))
 
     def path(self, number: int) -> str:
         """Return the path of the image at a position."""
@@ -211,7 +224,8 @@ class ImageSet:
 
     `images` is a tensor, or where they do not fit memory their files. `index` `(N,)` is the position in the data set's
     original split: training and validation images that were cut from one split share its numbers. `truth` `(N,)` are
-    the true labels, where `labels` hides or changes some (see `relabel`).
+    the true labels, where `labels` hides or changes some (see `relabel`). `decoded` are the files that a tensor of
+    images was read from, and `part` `(N,)` says of images of several splits which of `SPLITS` each one is of.
     """
 
     images: Tensor | ImageFiles
@@ -220,10 +234,23 @@ class ImageSet:
     split: str
     index: Tensor
     truth: Tensor | None = None
+    decoded: ImageFiles | None = None
+    part: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    @property
+    def files(self) -> ImageFiles | None:
+        """The files of the images, whether they were decoded or are streamed; `None` where they come from none."""
+        return self.images if isinstance(self.images, ImageFiles) else self.decoded
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Which images are of each split, `train_mask`, `val_mask` and `test_mask`, `(N,)` each."""
+        own = torch.full((len(self),), SPLITS.index(self.split)) if self.part is None else self.part
+        return {f"{split}_mask": own == number for number, split in enumerate(SPLITS)}
 
     @property
     def pixels(self) -> Tensor:
@@ -247,8 +274,15 @@ class ImageSet:
 
     def select(self, which: Tensor) -> "ImageSet":
         """Return the images at `which`, positions or a mask; of files none is decoded."""
-        truth = None if self.truth is None else self.truth[which]
-        return replace(self, images=self.images[which], labels=self.labels[which], index=self.index[which], truth=truth)
+        beside = {
+            name: rows[which] for name in ("truth", "decoded", "part") if (rows := getattr(self, name)) is not None
+        }
+        chosen: dict[str, Any] = {name: getattr(self, name)[which] for name in ("images", "labels", "index")}
+        return replace(self, **chosen, **beside)
+
+    def evenly(self, count: int) -> "ImageSet":
+        """Return `count` images: see `evenly`."""
+        return self if count >= len(self) else self.select(evenly(self.true_labels, count))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the images that lie in memory, and the labels, on a device."""
@@ -307,3 +341,14 @@ class ImageSet:
             return self.images.checksums()
         pixels: NDArray[Any] = self.images.cpu().contiguous().numpy()
         return torch.tensor([zlib.crc32(image) for image in pixels], dtype=torch.int64)
+
+
+def evenly(labels: Tensor, count: int) -> Tensor:
+    """Return `count` positions, as many of each class as there are, or can be; those without a label are a class too.
+
+    They are drawn by a fixed seed and stay in their order. Those of a smaller count are among those of a larger.
+    """
+    order = torch.randperm(len(labels), generator=generator("images evenly over classes"))
+    order = order[labels.cpu()[order].argsort(stable=True)]  # class by class, in a drawn order each
+    turn = torch.cat([torch.arange(members) for members in (labels + 1).bincount().tolist()])  # -1 is no label
+    return order[turn.argsort(stable=True)[:count]].sort().values

@@ -27,8 +27,8 @@ class OriginalSplits:
 
     An empty `test` of a data set with classes is to be drawn from the training images. `normalisation` is (mean, std),
     None where nobody published them; `unlabelled`, `(N, C, H, W)` uint8 each, are images to be added to the training
-    set: files if the training images are, else they need not lie in memory; `left_out` is what is no part of the data
-    set.
+    set: files if the training images are, else they need not lie in memory; `pool` are the files that these were
+    decoded from, if the training images were; `left_out` is what is no part of the data set.
     """
 
     train: ImageSet
@@ -38,6 +38,7 @@ class OriginalSplits:
     val: ImageSet | None = None
     normalisation: Normalisation | None = None
     unlabelled: tuple[Tensor | ImageFiles, ...] = ()
+    pool: ImageFiles | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
@@ -278,9 +279,12 @@ class TinyImageNet(Published):
         return read_files(classes, listings, image_size, mode, LeftOut(self.skip), self.pool)
 
 
-def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
-    """Return all images of an original split."""
-    return ImageSet(images, labels, classes, split, torch.arange(len(images)))
+def original_split(
+    images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str, files: ImageFiles | None = None
+) -> ImageSet:
+    """Return all images of an original split, with the files that they come from."""
+    decoded = files if isinstance(images, Tensor) else None
+    return ImageSet(images, labels, classes, split, torch.arange(len(images)), decoded=decoded)
 
 
 def read_files(
@@ -295,11 +299,13 @@ def read_files(
     if pool is not None:
         listings = {**listings, POOL: list_pool(pool, listings, left_out)}
     splits = read_listings(classes, listings, image_size, mode, left_out)
-    unlabelled = () if pool is None else (splits.pop(POOL)[0],)
-    sets = {split: original_split(images, labels, classes, split) for split, (images, labels) in splits.items()}
+    further = None if pool is None else splits.pop(POOL)
+    sets = {split: original_split(images, labels, classes, split, files)
+            for split, (images, labels, files) in splits.items()}  # fmt: skip
     padding = min(sets["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
     return OriginalSplits(sets["train"], sets["test"], crop_padding=padding, flip=True, val=sets.get("val"),
-                          unlabelled=unlabelled, left_out=left_out)  # fmt: skip
+                          unlabelled=() if further is None else (further[0],),
+                          pool=None if further is None else further[2], left_out=left_out)  # fmt: skip
 
 
 def _refuse_stream(name: str, mode: str) -> None:

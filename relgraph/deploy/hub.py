@@ -12,7 +12,7 @@ from relgraph.deploy.comparing import compared
 from relgraph.deploy.exported_program import description
 from relgraph.files import new_folder
 from relgraph.names import load_student
-from relgraph.networks.files import save_network
+from relgraph.networks.files import save_tensors
 from relgraph.networks.plain import HUB_FILE, PlainStudent
 
 CARD = "README.md"
@@ -57,12 +57,12 @@ class HubStudent(PlainStudent, ModelHubMixin):
 
     def __init__(self, student: PlainStudent, card: str) -> None:
         parts = student.backbone, student.head, student.projector, student.part, student.info
-        super().__init__(*parts, student.align, student.index)
+        super().__init__(*parts, student.align, student.index, student.stored_refinement)
         self.card = card
         self.train(student.training)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_network(save_directory / HUB_FILE, self, self.info)
+        save_tensors(save_directory / HUB_FILE, self.tensors(), self.info)
         told = {"relgraph": "student", **description(self, False)}
         (save_directory / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         (save_directory / CARD).write_text(self.card, encoding="utf-8")
@@ -105,8 +105,9 @@ def write_hub(student: PlainStudent, path: Path, made: Made, *, images: Tensor, 
     """
     info = {**student.info, "dataset": made.dataset}  # whose spelling may have a path of this machine
     named = PlainStudent(
-        student.backbone, student.head, student.projector, student.part, info, student.align, student.index
-    ).eval()
+        student.backbone, student.head, student.projector, student.part, info, student.align, student.index,
+        student.stored_refinement,
+    ).eval()  # fmt: skip
     with new_folder(path) as part:
         HubStudent(named, model_card(student, made)).save_pretrained(part)
         loaded = HubStudent.from_pretrained(part, student=own)

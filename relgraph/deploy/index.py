@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from relgraph.analysis.pictures import thumbnails
+from relgraph.data.datasets import DataSet
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.file_sources import FileSource
@@ -30,7 +31,9 @@ from relgraph.printing import tell
 from relgraph.training.building import load_data
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import whole_splits
+from relgraph.training.vectors import rows_of
 
+TABLES = (".npy", ".parquet")
 FAISS_NUMBERS = 2**30  # of a gallery that is copied into faiss, 4 GiB; a larger one is read in blocks
 
 
@@ -56,6 +59,26 @@ class Transformed:
         return found
 
 
+class Described(NamedTuple):
+    """What is known of the images of an index.
+
+    Attributes:
+        dataset: Name of their data set, or else of the table.
+        split: Of which split they are; "" where that is not known.
+        labels: Their classes `(N,)`, -1 where unknown.
+        classes: Names of the classes.
+        images: The images, where they are at hand.
+        files: Paths of their files, within the folder of the data set where it has one; `None` where there are none.
+    """
+
+    dataset: str
+    split: str
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    images: ImageSet | None = None
+    files: list[str] | None = None
+
+
 @dataclass(eq=False)
 class Index(ABC):
     """Vectors `(M, D)` of images, by a network, and what is done with a vector before it is compared.
@@ -71,6 +94,14 @@ class Index(ABC):
     rows: Rows
     transform: VectorTransform | None
     network: tuple[str, str] | None
+
+    @abstractmethod
+    def describe(self) -> Described:
+        """Return what is known of the images.
+
+        Raises:
+            RelgraphError: if they are none of the data set that was given.
+        """
 
     @abstractmethod
     def names(self, positions: Sequence[int]) -> list[str]:
@@ -116,14 +147,20 @@ def _by_faiss(queries: Tensor, gallery: Transformed, k: int) -> tuple[Tensor, Te
 class StoredIndex(Index):
     """A store of `relgraph embed`, whose images are those of the training split of a data set."""
 
-    def __init__(self, path: Path, recipe: Recipe | None) -> None:
+    def __init__(self, path: Path, recipe: Recipe | None, data: Any = None) -> None:
         """Open a store; `recipe` is that of the run that asks, which may know where the data are.
+
+        `data` is the data set, if it is not called as it was when the store was made.
 
         Raises:
             RelgraphError: if it cannot be read.
         """
-        self.store, self.recipe = EmbeddingStore(path), recipe
+        self.store = EmbeddingStore(path)
         found, contents = read_transform(path), self.store.contents
+        if data is not None or recipe is None or str(recipe.dataset) != contents.dataset:
+            recipe = Recipe(dataset=data or contents.dataset, method="none")
+        self.recipe = recipe
+        self._data: DataSet | None = None
         network = contents.teacher, contents.fingerprint
         super().__init__(path, self.store.view(0), None if found is None else found[0], network)
 
@@ -131,14 +168,11 @@ class StoredIndex(Index):
     def images(self) -> ImageSet | None:
         """Its images, files where the data are files; `None` where the data cannot be found."""
         contents, recipe = self.store.contents, self.recipe
-        if recipe is None or str(recipe.dataset) != contents.dataset:
-            recipe = Recipe(dataset=contents.dataset, method="none")
         told = "they are other ones there"
         try:
-            files = isinstance(dataset(recipe.dataset), FileSource)
-            mode: Literal["stream", "auto"] = "stream" if files else "auto"
             for size in dict.fromkeys([recipe.image_size, None, contents.image_shape[-1]]):
-                found = load_data(replace(whole_splits(recipe), images=mode, image_size=size)).train
+                self._data = load_data(_undecoded(replace(recipe, image_size=size)))
+                found = self._data.train
                 if len(found) == contents.images and self._changed(found.select(torch.arange(1))) is None:
                     return found
         except RelgraphError as error:
@@ -172,6 +206,15 @@ class StoredIndex(Index):
         self.images = None
         return None
 
+    def describe(self) -> Described:
+        """Return what is known of the images."""
+        contents = self.store.contents
+        found = self.known(range(contents.images))
+        if found is None or self._data is None:
+            return Described(contents.dataset, "train", torch.full((contents.images,), -1))
+        files = self._data.file_names(found)
+        return Described(contents.dataset, "train", found.true_labels, found.classes, found, files)
+
     def names(self, positions: Sequence[int]) -> list[str]:
         """Return the paths of the images, or their positions in the original training split where they are no files."""
         found = self.known(positions)
@@ -185,18 +228,50 @@ class StoredIndex(Index):
         return [None] * len(positions) if found is None else [*thumbnails(found, side)]
 
 
+def _undecoded(recipe: Recipe) -> Recipe:
+    """Return the recipe of the original splits, of images in files without reading them."""
+    files = isinstance(dataset(recipe.dataset), FileSource)
+    return replace(whole_splits(recipe), images="stream" if files else "auto")
+
+
 class TableIndex(Index):
     """A table of vectors, `.npy` or `.parquet`, with or without names of the images' files."""
 
-    def __init__(self, path: Path, folders: Sequence[Path]) -> None:
-        """Open a table; names are looked for as they are, and within folders.
+    def __init__(self, path: Path, folders: Sequence[Path], data: Any = None) -> None:
+        """Open a table; names are looked for as they are, and within folders. `data` is the data set of its images.
 
         Raises:
             RelgraphError: if it cannot be read.
         """
         self.file = VectorFile.read(path)
-        self.folders = folders
+        self.folders, self.data = folders, data
         super().__init__(path, torch.from_numpy(self.file.rows), None, (f"vectors:{path}", self.file.sha256))
+
+    def describe(self) -> Described:
+        """Return what is known of the images: by the data set, or else by the classes in the table.
+
+        Raises:
+            RelgraphError: if the table has none of the data set's images.
+        """
+        given = self.file.labels or [""] * len(self.rows)
+        classes = tuple(sorted({*given} - {""}))
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels, names = torch.tensor([numbers.get(name, -1) for name in given]), self.file.names
+        if self.data is not None:
+            labels, classes = self._of_data()
+        files = None if names is None or all(name.isdecimal() for name in names) else list(names)
+        return Described(str(self.data or self.path), "", labels, classes, None, files)
+
+    def _of_data(self) -> tuple[Tensor, tuple[str, ...]]:
+        recipe = _undecoded(Recipe(dataset=self.data, method="none"))
+        data, labels, found = load_data(recipe), torch.full((len(self.rows),), -1), 0
+        for part in (data.train, data.val, data.test):
+            row = rows_of(self.file, recipe, data, part)
+            labels[row[row >= 0]] = part.true_labels[row >= 0]
+            found += int((row >= 0).sum())
+        if not found:
+            raise RelgraphError(f"{self.path}: expected vectors of images of {self.data}, found none by name or order")
+        return labels, data.train.classes
 
     def names(self, positions: Sequence[int]) -> list[str]:
         """Return the names of the images, or their positions where it has none."""
@@ -224,19 +299,25 @@ def picture_of(path: Path, side: int) -> Image.Image | None:
     return None
 
 
-def open_index(path: Path, recipe: Recipe | None = None, folders: Sequence[Path] = ()) -> Index:
+def is_index(path: Path) -> bool:
+    """Return whether a path is that of a store of embeddings, or of a table of vectors."""
+    return manifest_file(path).is_file() or path.suffix in TABLES
+
+
+def open_index(path: Path, recipe: Recipe | None = None, folders: Sequence[Path] = (), data: Any = None) -> Index:
     """Return the index at a path: the directory of a store, or a table `.npy` or `.parquet`.
 
     Args:
         path: The store or the table.
         recipe: That of the run that asks, by which the images of a store may be found.
         folders: Within which the names of a table are paths.
+        data: The data set of its images, where it is not known by its name in a store.
 
     Raises:
         RelgraphError: if it is neither, or cannot be read.
     """
     if manifest_file(path).is_file():
-        return StoredIndex(path, recipe)
-    if path.suffix in (".npy", ".parquet"):
-        return TableIndex(path, folders)
+        return StoredIndex(path, recipe, data)
+    if path.suffix in TABLES:
+        return TableIndex(path, folders, data)
     raise RelgraphError(f"expected an index, a store of relgraph embed or a table .npy or .parquet, got {path}")

@@ -3,7 +3,7 @@
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,11 @@ from tqdm import tqdm
 from relgraph.data.datasets import DataSet
 from relgraph.data.file_sources import FileSource
 from relgraph.data.folders import SPLITS
-from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
-from relgraph.files import check_new, replacing
+from relgraph.files import check_new, parquet_packages, replacing
+from relgraph.graph.refine import NodeRefinement
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import NAMES
@@ -55,12 +56,13 @@ class VectorTable(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some rows of a table, of one split: names, classes or "", and vectors `(N, D)` float32."""
+    """Some rows of a table, of one split: names, classes or "", and vectors `(N, D)` float32, refined ones as well."""
 
     split: str
     names: list[str]
     labels: list[str]
     vectors: NDArray[np.float32]
+    refined: NDArray[np.float32] | None = None
 
 
 Write = Callable[[Block], None]
@@ -90,6 +92,9 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
     size, if the recipe has none; their names are paths within the folder of the data, in it those of further images
     are absolute. Other images have their position in the original split as the name.
 
+    Of a student that was trained with a refinement, Parquet and CSV hold `refined` beside its vectors: these moved by
+    their k nearest among all images of the table. All vectors are held in memory then.
+
     Args:
         recipe: Of which the options of `relgraph embed` count.
         path: File to write, `.parquet`, `.csv` or `.npy` with the names beside it.
@@ -117,8 +122,13 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
     if fabric.device.type == "cpu":
         try_threads(recipe, next(iter(sets.values())), lambda images, _: embed(images), batch_size)
     start, count = time.perf_counter(), sum(map(len, sets.values()))
-    with replacing(path) as part, FORMATS[path.suffix](part, path, count, teacher.width) as write:
-        for block in _blocks(sets, _folder(data), embed, batch_size, recipe.processes):
+    refinement = None if path.suffix == ".npy" else teacher.refinement
+    blocks = _blocks(sets, data, embed, batch_size, recipe.processes)
+    with (
+        replacing(path) as part,
+        FORMATS[path.suffix](part, path, count, teacher.width, refinement is not None) as write,
+    ):
+        for block in blocks if refinement is None else _refined(blocks, refinement):
             write(block)
     return VectorTable(path, count, teacher.width, time.perf_counter() - start, precision)
 
@@ -129,14 +139,8 @@ def _embedder(teacher: Teacher, device: torch.device) -> Callable[[Tensor], Tens
     return lambda images: teacher(prepare(images.to(device))).cpu()
 
 
-def _folder(data: DataSet) -> str:
-    """Return the folder in which all files of a data set lie; "" where there are none."""
-    files = [images.images for images in (data.train, data.val, data.test) if isinstance(images.images, ImageFiles)]
-    return os.path.commonpath([os.path.abspath(images.folder) for images in files]) if files else ""
-
-
 def _blocks(
-    sets: Mapping[str, ImageSet], folder: str, embed: Callable[[Tensor], Tensor], batch_size: int, workers: int
+    sets: Mapping[str, ImageSet], data: DataSet, embed: Callable[[Tensor], Tensor], batch_size: int, workers: int
 ) -> Iterator[Block]:
     """Yield the rows of each split, at least `AT_ONCE` at a time but for the last."""
     with tqdm(desc="embed", total=sum(map(len, sets.values())), unit="img", disable=no_bar()) as bar:
@@ -148,12 +152,20 @@ def _blocks(
                     bar.update(len(part))
                     after = int(part[-1]) + 1
                     if after - first >= AT_ONCE or after == len(images):
-                        yield _block(split, images.select(torch.arange(first, after)), torch.cat(rows), folder)
+                        yield _block(split, images.select(torch.arange(first, after)), torch.cat(rows), data)
                         rows, first = [], after
 
 
-def _block(split: str, images: ImageSet, vectors: Tensor, folder: str) -> Block:
-    names, finite = _names(images, folder), vectors.isfinite().all(dim=1)
+def _refined(blocks: Iterable[Block], refinement: NodeRefinement) -> Iterator[Block]:
+    """Yield the rows with the vectors that a refinement makes of all of them."""
+    held = list(blocks)
+    moved = refinement(torch.cat([torch.from_numpy(block.vectors) for block in held])).float()
+    for block, rows in zip(held, torch.split(moved, [len(block.vectors) for block in held]), strict=True):
+        yield block._replace(refined=rows.numpy())
+
+
+def _block(split: str, images: ImageSet, vectors: Tensor, data: DataSet) -> Block:
+    names, finite = _names(images, data), vectors.isfinite().all(dim=1)
     if not bool(finite.all()):
         bad = names[int((~finite).nonzero()[0])]
         raise RelgraphError(f"expected vectors of finite numbers, found others for {bad} of {split}")
@@ -161,13 +173,11 @@ def _block(split: str, images: ImageSet, vectors: Tensor, folder: str) -> Block:
     return Block(split, names, labels, vectors.numpy())
 
 
-def _names(images: ImageSet, folder: str) -> list[str]:
+def _names(images: ImageSet, data: DataSet) -> list[str]:
     """Return how each image is called in a table."""
-    files = images.images
-    if not isinstance(files, ImageFiles):
+    names = data.file_names(images)
+    if names is None:
         return [str(number) for number in images.index.tolist()]
-    paths = [os.path.abspath(files.path(number)) for number in range(len(files))]
-    names = [path.removeprefix(os.path.join(folder, "")) for path in paths]
     for name in names:
         if name.encode(errors="ignore") != os.fsencode(name):
             raise RelgraphError(f"expected names of files in UTF-8, found {name!a}")
@@ -175,7 +185,7 @@ def _names(images: ImageSet, folder: str) -> list[str]:
 
 
 @contextmanager
-def _write_numpy(part: Path, path: Path, count: int, width: int) -> Iterator[Write]:
+def _write_numpy(part: Path, path: Path, count: int, width: int, refined: bool) -> Iterator[Write]:
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype("<f4")), "fortran_order": False, "shape": (count, width)}
     # Not mapped into memory: of a full disk a map is told by a signal that ends the process.
     with (
@@ -197,13 +207,16 @@ def _write_numpy(part: Path, path: Path, count: int, width: int) -> Iterator[Wri
 
 
 @contextmanager
-def _write_csv(part: Path, path: Path, count: int, width: int) -> Iterator[Write]:
+def _write_csv(part: Path, path: Path, count: int, width: int, refined: bool) -> Iterator[Write]:
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow((*COLUMNS, *(f"v{number}" for number in range(width))))
+        writer.writerow(
+            (*COLUMNS, *(f"{kind}{number}" for kind in ("vr" if refined else "v") for number in range(width)))
+        )
 
         def write(block: Block) -> None:
-            numbers = block.vectors.astype(str).tolist()  # the shortest text that reads as the same float32
+            vectors = block.vectors if block.refined is None else np.concatenate([block.vectors, block.refined], axis=1)
+            numbers = vectors.astype(str).tolist()  # the shortest text that reads as the same float32
             for name, label, row in zip(block.names, block.labels, numbers, strict=True):
                 writer.writerow((name, block.split, label, *row))
 
@@ -211,25 +224,22 @@ def _write_csv(part: Path, path: Path, count: int, width: int) -> Iterator[Write
 
 
 @contextmanager
-def _write_parquet(part: Path, path: Path, count: int, width: int) -> Iterator[Write]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except Exception as error:  # a broken installation raises nearly anything
-        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or write an .npy or .csv file") from error
+def _write_parquet(part: Path, path: Path, count: int, width: int, refined: bool) -> Iterator[Write]:
+    pyarrow, parquet = parquet_packages(path)
     vector = pyarrow.list_(pyarrow.float32(), width)
-    schema = pyarrow.schema([*((name, pyarrow.string()) for name in COLUMNS), ("vector", vector)])
+    kinds = [(name, vector) for name in (["vector", "refined"] if refined else ["vector"])]
+    schema = pyarrow.schema([*((name, pyarrow.string()) for name in COLUMNS), *kinds])
     with parquet.ParquetWriter(part, schema) as writer:
 
         def write(block: Block) -> None:
             split = [block.split] * len(block.names)
-            rows = pyarrow.FixedSizeListArray.from_arrays(block.vectors.ravel(), type=vector)
-            writer.write_table(pyarrow.table([block.names, split, block.labels, rows], schema=schema))
+            listed = (rows for rows in (block.vectors, block.refined) if rows is not None)
+            rows = [pyarrow.FixedSizeListArray.from_arrays(each.ravel(), type=vector) for each in listed]
+            writer.write_table(pyarrow.table([block.names, split, block.labels, *rows], schema=schema))
 
         yield write
 
 
-FORMATS: dict[str, Callable[[Path, Path, int, int], AbstractContextManager[Write]]] = {
+FORMATS: dict[str, Callable[[Path, Path, int, int, bool], AbstractContextManager[Write]]] = {
     ".parquet": _write_parquet, ".csv": _write_csv, ".npy": _write_numpy
 }  # fmt: skip

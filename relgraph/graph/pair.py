@@ -44,6 +44,22 @@ AGAINST = (
     "(--target-space teacher, or a linear layer)"
 )
 
+
+class Texts(list[str]):
+    """One text for each node, of which PyG selects those of a part of the graph as it selects rows of a tensor.
+
+    >>> Texts("abc")[torch.tensor([True, False, True])]
+    ['a', 'c']
+    """
+
+    def __getitem__(self, which: Any) -> Any:
+        """Return the text at a position, or those that a mask or positions in a tensor choose."""
+        if not isinstance(which, Tensor):
+            return super().__getitem__(which)
+        chosen = which.nonzero().flatten() if which.dtype == torch.bool else which
+        return Texts(map(super().__getitem__, chosen.tolist()))
+
+
 Form = Literal["auto", "matrix", "factored", "blocked"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -146,11 +162,11 @@ class PairBuilder:
         found.append((TEACHER, teacher, edges))
         if self.refinement is not None:
             refine, one, other = self.refinement, pair["student"], pair["teacher"]
-            one.refined = refine.refine(refine.student, one.x, student, edges)
+            one["refined"] = refine.refine(refine.student, one.x, student, edges)
             # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
             with torch.no_grad():
-                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
-            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
+                other["refined"] = refine.refine(refine.teacher, other.x, teacher, edges)
+            s, t = kernel.nodes(one["refined"]), kernel.nodes(other["refined"])
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not dense:

@@ -8,7 +8,10 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+    import torch_geometric.nn.conv as convolutions
     from torch_geometric.data import HeteroData as HeteroData
     from torch_geometric.nn.pool import MIPSKNNIndex as MIPSKNNIndex
     from torch_geometric.utils import scatter as scatter
     from torch_geometric.utils import to_undirected as to_undirected
+
+__all__ = ["HeteroData", "MIPSKNNIndex", "convolutions", "scatter", "to_undirected"]

@@ -12,6 +12,7 @@ from relgraph.graph.kernels import Product, cosine, dot, precision_of
 from relgraph.graph.keys import keys_around, related_to_keys
 from relgraph.graph.memory import Bank, Queue
 from relgraph.graph.pair import AGAINST, Pair, check_nodes
+from relgraph.graph.refine import Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.search import Prepared, Rows
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, as_output, chosen_nodes, nodes_of, option
@@ -50,7 +51,7 @@ class Against(FixedParts):
         self.projector: nn.Module | None = None if s is None or t is None or s == t else nn.Linear(s, t)
 
     @classmethod
-    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+    def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
         """Return the method for the widths that its nodes have in a run."""
         student, teacher = run.widths(chosen_nodes(cls, options))
         return super().for_run(run, refine, student_width=student, teacher_width=teacher, **options)
@@ -159,7 +160,7 @@ class Keyed(Against):
             raise RelgraphError(f"{name} leaves out an image's own slot: {told}, got {len(self.gallery)} vectors")
 
     @classmethod
-    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+    def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
         """Return the method for the widths of its nodes in a run, and the run's number of training images."""
         return super().for_run(run, refine, images=run.images, **options)
 

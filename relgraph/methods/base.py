@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.refine import Refined
 from relgraph.options import check_options, options_of
 from relgraph.options import option as option
 from relgraph.outputs import Batch as Batch
@@ -247,6 +248,10 @@ class Method(nn.Module):
         nodes = getattr(self, "nodes", None)
         reads_embedding = nodes == "embedding" or (nodes is None and "embedding" in self.reads)
         return Space("embedding" if reads_embedding else "feature")
+
+    def refined(self) -> Refined | None:
+        """Return the refinement of the method's nodes; most methods have none."""
+        return None
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that `teacher_terms` trains, which the student's optimiser does not update."""

@@ -17,6 +17,7 @@ from relgraph.graph.kernels import (
     precision_of,
 )
 from relgraph.graph.pair import Pair, check_nodes
+from relgraph.graph.refine import Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, option
@@ -111,7 +112,7 @@ class CC(Relational):
         self.embeds.extend(nn.Linear(width, self.key_dim) for width in (self.student_width, self.teacher_width))
 
     @classmethod
-    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+    def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
         """Return the method for the widths of the run's features."""
         return super().for_run(run, refine, student_width=run.student_width, teacher_width=run.teacher_width, **options)
 

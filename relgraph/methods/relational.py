@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, pearson, precision_of
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
-from relgraph.graph.refine import Refinement
+from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
 from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
@@ -95,12 +95,12 @@ class Relational(Method):
         self.paired = type(self).compare is Relational.compare
 
     @classmethod
-    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
-        """Return the method with a refinement of the name `refine`, built for the widths that its nodes have."""
+    def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
+        """Return the method with a refinement, by name or from what builds it, for the widths that its nodes have."""
         if refine is not None:
             part = chosen_nodes(cls, options)
-            # Before it is built: a learned one of maps has as many parameters as a flat map has numbers, squared.
-            check_refinement(part, Refinement(refine, 1))
+            if part == "map":  # a learned one has as many parameters as a flat map has numbers, squared
+                check_refinement(part, Refinement(refine, 1))
             options["refinement"] = Refinement(refine, *run.widths(part))
         return cls(**options)
 
@@ -163,6 +163,10 @@ class Relational(Method):
         moved = self.refinement.refine(self.refinement.teacher, t, edges.pick(matrices[1]), edges)
         refined = Output(moved) if self.nodes == "embedding" else Output(teacher.embedding, feature=moved)
         return {"refined": cross_entropy(refined)}
+
+    def refined(self) -> Refined | None:
+        """Return the refinement, its nodes, and the kernel of the graph in which it moves them."""
+        return None if self.refinement is None else Refined(self.refinement, self.nodes, self.moving_kernel)
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""

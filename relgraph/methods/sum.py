@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.refine import Refined
 from relgraph.methods.base import Batch, Loss, Method, Output, Space, Summand, Terms
 
 
@@ -79,6 +80,10 @@ class Sum(Method):
         spaces = [method.space() for _, method in self.each()]
         found = next((space for space in spaces if space.student is not None), spaces[0])
         return found._replace(joint=any(space.joint for space in spaces if space.part == found.part))
+
+    def refined(self) -> Refined | None:
+        """Return that of the first method that has one."""
+        return next((found for _, method in self.each() if (found := method.refined()) is not None), None)
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""

@@ -44,3 +44,5 @@ from relgraph.names.parts import PARTS as PARTS
 from relgraph.names.parts import criterion as criterion
 from relgraph.names.parts import kernel as kernel
 from relgraph.names.parts import scale as scale
+from relgraph.names.refinements import refinement_in_file as refinement_in_file
+from relgraph.names.refinements import refiner as refiner

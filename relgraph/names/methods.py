@@ -18,6 +18,7 @@ from relgraph.methods.relational import Relational, layers_of
 from relgraph.methods.sum import Sum
 from relgraph.names.own import find_own, split_sum
 from relgraph.names.parts import part_of
+from relgraph.names.refinements import refiner
 from relgraph.options import Option, options_of
 from relgraph.own_code import Own, telling
 
@@ -172,6 +173,8 @@ def build(
     for item in named:
         taken = {name: shared.get(of_run) for name, of_run in item.shared(len(named) > 1).items()}
         options = {name: value for name, value in taken.items() if value is not None} | chosen[item.name]
+        if "refine" in options:
+            options["refine"] = refiner(options["refine"])
         method = item.build(run, {name: part_of(item.options.get(name), value) for name, value in options.items()})
         methods[item.name] = (method.weight if item.weight is None else item.weight, method)
     return Sum(methods) if methods else None

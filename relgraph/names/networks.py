@@ -8,6 +8,7 @@ from typing import Any
 from relgraph import own_code
 from relgraph.errors import RelgraphError, unknown
 from relgraph.names.own import check_permitted, find_own
+from relgraph.names.refinements import refinement_in_file
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.checkpoint_source import CheckpointSource, embedded
 from relgraph.networks.files import read_student
@@ -98,11 +99,11 @@ def teacher(spec: object) -> TeacherSource:
         case "torchvision" if name:
             return TorchvisionSource(architecture, tag)
         case "checkpoint" if name:
-            return CheckpointSource(Path(name), student_in_file(name))
+            return CheckpointSource(Path(name), student_in_file(name), refinement_in_file(name))
         case "repdistiller" if name:
             return PublishedSource(name)
         case "embedded" if name:
-            return CheckpointSource(embedded(name), student_in_file(name))
+            return CheckpointSource(embedded(name), student_in_file(name), refinement_in_file(name))
         case "vectors" if name:
             return VectorSource(Path(name))
     own = find_own("teachers", spec)
@@ -138,7 +139,9 @@ def build_backbone(name: object, in_channels: int = 3, *, image_size: int | None
     return source.start(None, in_channels, image_size) if source.published else source.build(in_channels, image_size)
 
 
-def load_student(path: str | Path, *, student: object = None, allow_code: bool = False) -> PlainStudent:
+def load_student(
+    path: str | Path, *, student: object = None, refine: object = None, allow_code: bool = False
+) -> PlainStudent:
     """Return a trained student as a plain module in evaluation mode.
 
     It maps a normalised batch `(N, C, H, W)` to vectors `(N, D)`, in the space in which the method compared them with
@@ -148,6 +151,7 @@ def load_student(path: str | Path, *, student: object = None, allow_code: bool =
         path: The run, its `student.safetensors`, a folder that `relgraph export` wrote for the Hugging Face Hub, or
             `hf:OWNER/NAME` there, of which the Hub's local cache is read where the Hub cannot be reached.
         student: The network of one's own that it holds, given again: its spelling, or the object.
+        refine: The refinement of one's own by which it was trained, given again: needed for `refinement` alone.
         allow_code: Whether code of one's own that the file names may be run.
 
     Raises:
@@ -157,7 +161,11 @@ def load_student(path: str | Path, *, student: object = None, allow_code: bool =
     if str(path).startswith("hf:"):
         path = hub_file(str(path).removeprefix("hf:"))
     with own_code.permitting(everything=allow_code):
-        return read_plain(Path(path), student_in_file(path) if student is None else _always(student))
+        find = student_in_file(path) if student is None else _always(student)
+        found = read_plain(Path(path), find, refinement_in_file(path, refine))
+        if allow_code or refine is not None:  # while it is permitted
+            _ = found.refinement
+        return found
 
 
 def open_student(

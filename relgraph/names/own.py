@@ -10,7 +10,7 @@ from relgraph.own_code import Own
 
 # Options that may name code of one's own, by the kind of thing that they name.
 OWN = {"dataset": "datasets", "student": "students", "network": "students", "teacher": "teachers", "method": "methods",
-       "kernel": "kernels", "scale": "scales", "criterion": "criteria"}  # fmt: skip
+       "kernel": "kernels", "scale": "scales", "criterion": "criteria", "refine": "refinements"}  # fmt: skip
 
 
 def split_sum(text: str) -> list[str]:

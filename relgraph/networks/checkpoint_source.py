@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import find_network, load_head, load_network, load_projector, read_network
 from relgraph.networks.heads import Head
-from relgraph.networks.plain import PlainStudent, is_aligned, read_plain
+from relgraph.networks.plain import FindRefinement, PlainStudent, is_aligned, read_plain
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
@@ -44,11 +44,12 @@ def embedding_network(student: PlainStudent) -> Projected:
 class CheckpointSource(TeacherSource):
     """A network that relgraph trained, a pre-training's or a student's: its file or the directory of its run.
 
-    `find` turns the name of its backbone into a source.
+    `find` turns the name of its backbone into a source, and `refine` builds a student's refinement.
     """
 
     path: Path = field()
     find: Callable[[str], StudentSource]
+    refine: FindRefinement
     takes_weights: ClassVar[bool] = False
     takes_arguments: ClassVar[bool] = True
 
@@ -82,11 +83,14 @@ class CheckpointSource(TeacherSource):
         if output not in OUTPUTS:
             raise unknown("output of a checkpoint", output, OUTPUTS)
         backbone, info = load_network(self.path, self.find)
+        refinement = None
         if output == "projection":
             backbone = Projected(backbone, load_projector(self.path))
         elif output == "embedding":
-            backbone = embedding_network(read_plain(find_network(self.path), self.find))
-        return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
+            student = read_plain(find_network(self.path), self.find, self.refine)
+            backbone = embedding_network(student)
+            refinement = student.refinement if student.refines_vectors else None
+        return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], refinement)
 
 
 def embedded(name: str) -> Path:

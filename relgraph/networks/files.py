@@ -21,7 +21,8 @@ from relgraph.networks.sources import StudentSource
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
 M = TypeVar("M", bound=nn.Module)
-ABOVE = ("head.", "projector.", "teacher.", "align.", "index.")  # what a network's file holds besides its backbone
+# What a network's file holds besides its backbone.
+ABOVE = ("head.", "projector.", "teacher.", "align.", "index.", "refine.")
 SS_HEAD_FILE = "ss_head.safetensors"
 SS_HEAD_KIND = "sskd-head"  # the `kind` in the description of such a file
 
@@ -32,7 +33,7 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
     A network and the layers on top of it are stored together: the keys of its backbone begin with `backbone.`, those of
     a student's head with `head.`, those of a projector with `projector.`, and what the teacher's side of a training
     learned with `teacher.head.` and `teacher.projector.`, those of an alignment with `align.`, and those of the
-    transform of an index with `index.`.
+    transform of an index with `index.`. A refinement of nodes has `refine.` and `teacher.refine.`.
     """
     save_tensors(path, network.state_dict(), info)
 

@@ -1,6 +1,8 @@
 """A trained student as a plain module: a normalised batch to vectors and logits, and what prepares an image for it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -13,6 +15,7 @@ from relgraph.data.decoding import as_seen, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
+from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, read_network, save_tensors
 from relgraph.networks.heads import Head, layers_like
@@ -72,6 +75,18 @@ class Preprocessing(NamedTuple):
         return found
 
 
+# What builds a refinement from its description in a student's file, its tensors and the width of its vectors.
+FindRefinement = Callable[[Mapping[str, Any], Mapping[str, Tensor], int], NodeRefinement]
+
+
+@dataclass(frozen=True)
+class StoredRefinement:
+    """The student's side of a refinement as its file holds it, which `find` builds: code of one's own may be needed."""
+
+    tensors: Mapping[str, Tensor]
+    find: FindRefinement
+
+
 class PlainStudent(nn.Module):
     """A trained student, a normalised batch `(N, C, H, W)` to its vectors `(N, D)` and logits `(N, classes)`.
 
@@ -86,6 +101,7 @@ class PlainStudent(nn.Module):
         part: What the vectors are made of.
         align: The rotation into the teacher's space, or an identity.
         index: What the teacher's index does with a vector, for its gallery and for queries; `None` where none is known.
+        stored_refinement: What `refinement` is made of; no part of the module, which needs one image alone.
         classes: Names of the classes; empty where no classifier was trained.
         preprocess: What prepares an image.
         info: The description in its file.
@@ -94,8 +110,10 @@ class PlainStudent(nn.Module):
     def __init__(
         self, backbone: Backbone, head: Head, projector: nn.Module | None, part: Literal["embedding", "feature"],
         info: Mapping[str, Any], align: nn.Module | None = None, index: VectorTransform | None = None,
+        refinement: StoredRefinement | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.stored_refinement = refinement
         self.backbone, self.head = backbone, head
         self.projector = nn.Identity() if projector is None else projector
         self.align, self.index = nn.Identity() if align is None else align, index
@@ -109,6 +127,32 @@ class PlainStudent(nn.Module):
         embedding, logits = self.head(feature)
         vectors: Tensor = self.align(self.projector(feature if self.part == "feature" else embedding))
         return vectors, logits if self.classes else None
+
+    @cached_property
+    def refinement(self) -> NodeRefinement | None:
+        """What moves the student's vectors by their neighbours, as in training; `None` where it was not refined.
+
+        Called with embeddings or features, as its `part` says, `(N, D) -> (N, D)`: each is moved by the k nearest among
+        them, or over the graph that is given as well (see `relgraph.graph.refine.NodeRefinement`).
+
+        Raises:
+            RelgraphError: if it is code of one's own that was neither given again nor permitted.
+        """
+        if self.stored_refinement is None:
+            return None
+        told = self.info["refine"]
+        return self.stored_refinement.find(told, self.stored_refinement.tensors, told["widths"][0])
+
+    @property
+    def refines_vectors(self) -> bool:
+        """Whether what its refinement moves are the vectors of the student as they are."""
+        plain = isinstance(self.projector, nn.Identity) and isinstance(self.align, nn.Identity)
+        return self.refinement is not None and plain and self.refinement.part == self.part
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by the names that a student's file has for them."""
+        refine = {} if self.stored_refinement is None else self.stored_refinement.tensors
+        return {**self.state_dict(), **{f"refine.{name}": x for name, x in refine.items()}}
 
 
 class VectorsAlone(nn.Module):
@@ -175,10 +219,11 @@ def write_unaligned(path: Path) -> None:
     save_tensors(path, kept, {name: value for name, value in info.items() if name not in ("align", "index")})
 
 
-def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent:
+def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRefinement) -> PlainStudent:
     """Return a trained student, in evaluation mode, from a run, its `student.safetensors` or a folder of a hub.
 
-    `find` turns the name of its backbone into a source; see `relgraph.load_student`.
+    `find` turns the name of its backbone into a source, and `refine` builds its refinement, where it has one, once that
+    is asked for; see `relgraph.load_student`.
 
     Raises:
         RelgraphError: if the file is missing, damaged, without a head, or of another architecture than it declares.
@@ -189,12 +234,13 @@ def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
-    projector, align, index = (_named(tensors, part) for part in ("projector.", "align.", "index."))
+    projector, align, index, own = (_named(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
     backbone = built(info, find)
     head = Head(backbone.width, info["dim"], len(info["classes"]))
     transform = VectorTransform.like(index, info.get("index", {})) if index else None
-    student = PlainStudent(backbone, head, layers_like(projector), info["vectors"], info, layers_like(align), transform)
-    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith("teacher.")}
+    layers, stored = map(layers_like, (projector, align)), StoredRefinement(own, refine) if "refine" in info else None
+    student = PlainStudent(backbone, head, next(layers), info["vectors"], info, next(layers), transform, stored)
+    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(("teacher.", "refine."))}
     return load_strictly(student, mine, path).eval()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
+from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Head
 
@@ -68,6 +69,7 @@ class Pretrained:
     channels: int | None
     mean: Sequence[float]
     std: Sequence[float]
+    refinement: NodeRefinement | None = None
 
 
 class TeacherSource:

@@ -91,6 +91,7 @@ class Teacher(nn.Module):
         channels: colour channels it expects.
         mean: what is subtracted from each channel, on the scale 0..1.
         std: what each channel is then divided by.
+        refinement: what moves its embeddings by their neighbours, if the network is a student that was refined.
     """
 
     def __init__(self, pretrained: Pretrained, name: str, stages: Sequence[str] = ()) -> None:
@@ -98,7 +99,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.name, self.input_size = name, pretrained.input_size
         self.mean, self.std = tuple(pretrained.mean), tuple(pretrained.std)
-        self.channels = pretrained.channels or len(self.mean)
+        self.channels, self.refinement = pretrained.channels or len(self.mean), pretrained.refinement
         if not self.mean or not self.std:
             told = "give --teacher-mean and --teacher-std, or a module with attributes mean and std, a number a channel"
             raise RelgraphError(f"how the images of teacher {name} were prepared is not known: {told}")

@@ -41,24 +41,30 @@ def no_network(name: str) -> RelgraphError:
 
 @dataclass(frozen=True, eq=False)
 class VectorFile:
-    """The vectors `(N, D)` of a file, the names of their images if it has them, and the SHA-256 of what it holds."""
+    """The vectors `(N, D)` of a file, the names of their images if it has them, and the SHA-256 of what it holds.
+
+    `labels` are the images' classes, "" where unknown, if it has them.
+    """
 
     path: Path
     rows: NDArray[Any]
     names: Sequence[str] | None
     sha256: str
+    labels: Sequence[str] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "VectorFile":
         """Return the vectors of a NumPy file `(N, D)`, or of a Parquet file with names.
 
         Names of the images of `vectors.npy` are the lines of `vectors.names.txt`, if that is beside it. A Parquet file
-        has one column of vectors, and one of names or several with one called `name`.
+        has one column of vectors, and one of names or several with one called `name`; one called `label` has classes.
 
         Raises:
             RelgraphError: if it cannot be read, is of another shape, or holds what is no finite number.
         """
-        rows, names, files = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+        rows, names, labels = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+        beside = path.with_suffix(NAMES)
+        files = [path, beside] if names is not None and path.suffix != ".parquet" else [path]
         if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
             raise RelgraphError(f"{path}: expected vectors (N, D) of floats, found {rows.shape} of {rows.dtype}")
         if names is not None and len(names) != len(rows):
@@ -69,10 +75,10 @@ class VectorFile:
                 raise RelgraphError(
                     f"{path}: expected finite numbers, found others in row {start + int(finite.argmin())}"
                 )
-        return cls(path, rows, names, _digest(files))
+        return cls(path, rows, names, _digest(files), labels)
 
 
-def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, list[Path]]:
+def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, None]:
     if path.suffix != ".npy":
         raise RelgraphError(f"expected vectors:FILE.npy or FILE.parquet, got {path}")
     try:
@@ -84,15 +90,15 @@ def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, list[Path]]
         raise RelgraphError(f"{path}: expected an array of NumPy ({first_line(error)[:200]})") from error
     names = path.with_suffix(NAMES)
     if not names.is_file():
-        return rows, None, [path]
+        return rows, None, None
     try:
         with reading(names):
-            return rows, names.read_text(encoding="utf-8").splitlines(), [path, names]
+            return rows, names.read_text(encoding="utf-8").splitlines(), None
     except UnicodeDecodeError as error:
         raise RelgraphError(f"{names}: expected a name a line in UTF-8, found other bytes") from error
 
 
-def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[Path]]:
+def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[str] | None]:
     try:
         from pyarrow import compute, parquet
     except Exception as error:  # a broken installation raises nearly anything
@@ -106,6 +112,7 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[Path]]:
         raise RelgraphError(f"{path}: expected a Parquet file ({first_line(error)[:200]})") from error
     kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
     names = [name for name, kind in kinds.items() if kind in ("string", "large_string", "string_view")]
+    labels = [label or "" for label in table["label"].to_pylist()] if {"name", "label"} <= {*names} else None
     names = ["name"] if "name" in names else names  # beside split and label, as `relgraph embed` writes them
     vectors = [name for name, kind in kinds.items() if "list<" in kind]
     if len(names) != 1 or len(vectors) != 1 or any(table[name].null_count for name in (*names, *vectors)):
@@ -116,7 +123,7 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[Path]]:
         raise RelgraphError(f"{path}: expected vectors of one length, found {len(lengths)} lengths")
     values = table[vectors[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     # A copy, since torch wants an array that could be written.
-    return np.array(values).reshape(len(table), lengths[0]), table[names[0]].to_pylist(), [path]
+    return np.array(values).reshape(len(table), lengths[0]), table[names[0]].to_pylist(), labels
 
 
 def _digest(files: Sequence[Path]) -> str:

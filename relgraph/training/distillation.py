@@ -13,6 +13,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
+from relgraph.graph.kernels import pearson
+from relgraph.graph.refine import Refined
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
@@ -24,6 +26,7 @@ from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
+from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
@@ -41,6 +44,7 @@ from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 
 
@@ -50,6 +54,7 @@ class Distillation(Job):
 
     recipe: Recipe
     objective: Distiller
+    sample: ValidationGraph | None = None
 
     def __post_init__(self) -> None:
         """Refuse to wait for a score that there is none of."""
@@ -85,15 +90,18 @@ class Distillation(Job):
                 average_statistics(network, self.processes)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Return the student's metrics on the split that selects."""
-        return self.task.evaluate(self.judged, self.selecting)
+        """Return the student's metrics on the split that selects, those of its graph included."""
+        found = self.task.evaluate(self.judged, self.selecting)
+        return found if self.sample is None else found | self.sample.measure(self._plain(analysed=True))
 
     @property
     def judged(self) -> Student | PlainStudent:
         """What the task evaluates: the student, or what makes its vectors."""
-        if not self.task.of_vectors:
-            return self.student
-        space = self._space()
+        return self._plain() if self.task.of_vectors else self.student
+
+    def _plain(self, *, analysed: bool = False) -> PlainStudent:
+        """Return what makes the student's vectors as its method compares them, or the nodes of its `analysed` graph."""
+        space = Space("embedding") if analysed and not compares_features(self.recipe) else self._space()
         return PlainStudent(self.student.backbone, self.student.head, space.student, space.part, self.description())
 
     def ending(self, progress: Progress) -> str | None:
@@ -114,14 +122,32 @@ class Distillation(Job):
     def _whole(self) -> nn.Module:
         """Return what makes vectors of an image: the student with its projector, and the teacher's learned side."""
         space, student = self._space(), self.student
+        refinement = None if (found := self._refined()) is None else found.refinement
         teacher = {"head": self.objective.teacher_head, "projector": space.teacher}
         parts = {"backbone": student.backbone, "head": student.head, "projector": space.student}
+        if refinement is not None:
+            teacher["refine"], parts["refine"] = refinement.teacher, refinement.student
         own = nn.ModuleDict({name: part for name, part in teacher.items() if part is not None})
         return nn.ModuleDict({name: part for name, part in {**parts, "teacher": own}.items() if part is not None})
 
     def _space(self) -> Space:
         method = self.objective.method
         return Space("embedding") if method is None else method.space()
+
+    def _refined(self) -> Refined | None:
+        """Return the refinement that the student's file holds: of maps, which have no vectors, it holds none."""
+        found = None if self.objective.method is None else self.objective.method.refined()
+        return None if found is None or found.part == "map" else found
+
+    def _refinement(self) -> dict[str, Any]:
+        """Return what is needed to build the refinement again."""
+        found, recipe = self._refined(), self.recipe
+        if found is None:
+            return {}
+        kernel = str(recipe.kernel) if recipe.kernel is not None and found.kernel is not pearson else "pearson"
+        own, k = found.refinement, recipe.neighbours_of_each if recipe.topology == "knn" else 8
+        widths = [own.dim, own.teacher_dim]
+        return {"refine": {"name": own.name, "part": found.part, "k": k, "kernel": kernel, "widths": widths}}
 
     def _in_teacher_space(self) -> bool:
         """Return whether the student's vectors stand in the space of the teacher's own, without an alignment."""
@@ -146,6 +172,7 @@ class Distillation(Job):
             "classes": list(self.data.train.classes),
             "vectors": self._space().part,
             "learns_labels": recipe.learns_labels,
+            **self._refinement(),
             **super().description(),
         }
 
@@ -161,6 +188,9 @@ class Distillation(Job):
             found = any(score in row for row in progress.rows)
             told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
+        if self.sample is not None and "tensorboard" in recipe.logger and self.processes.first:
+            both = {"student": self.sample.vectors(self._plain(analysed=True)), "teacher": self.sample.teacher}
+            write_projector(run.path / "tensorboard", both, self.sample.images)
         return {
             "method": str(recipe.method),
             "weights": {} if method is None else method.weights,
@@ -204,6 +234,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     if (start := start_of(recipe)) and not restored:
         frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
+    sample = _validation_graph(recipe, task, teacher)  # before the feed may hold the teacher in less than float32
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     if not restored:
         distiller.to(fabric.device).fill(feed.known, len(task.data.train))
@@ -221,7 +252,15 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
-    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample)
+
+
+def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
+    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads."""
+    images = task.data.val if recipe.measured == "val" else task.data.test
+    if teacher is None or names.is_vectors(recipe.teacher) or recipe.diagnose_every == 0 or len(images) < FEWEST:
+        return None
+    return ValidationGraph(task, images, teacher)
 
 
 def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
@@ -258,7 +297,7 @@ def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[s
 
 def assemble(
     recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "",
-    frozen: Mapping[str, Mapping[str, str]] | None = None,
+    frozen: Mapping[str, Mapping[str, str]] | None = None, sample: ValidationGraph | None = None,
 ) -> Distillation:  # fmt: skip
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
@@ -269,7 +308,8 @@ def assemble(
         optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
-                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema)  # fmt: skip
+                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
+                       sample)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

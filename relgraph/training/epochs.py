@@ -16,11 +16,11 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, Output
-from relgraph.printing import no_bar
+from relgraph.printing import Lines, no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.callbacks import Callbacks, StepEnd
-from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.diagnostics import NEIGHBOURS, Diagnostics
 from relgraph.training.feed import Feed
 from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Losses, Objective, Stage
@@ -28,6 +28,7 @@ from relgraph.training.runs import AnyRecipe, RunDirectory
 from relgraph.training.schedule import Schedule
 from relgraph.training.tasks import Task
 
+MINUTE = 60.0  # seconds between two lines of an epoch where there is no progress bar
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
 
 
@@ -37,7 +38,7 @@ class Progress:
 
     Attributes:
         rows: One row of metrics an epoch.
-        diagnostics: The diagnostics of some steps, with their `epoch` and `step`.
+        diagnostics: The diagnostics of some steps, with their `epoch` and their `step`, of the whole run, from 0.
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
         best_score: That score, in percent.
         within: The state amid an epoch, where a checkpoint was written there (see `train_epoch`).
@@ -172,8 +173,9 @@ class Job:
         words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN",
                  f"{select}_mAP": f"{select} mAP"}  # fmt: skip
         figures = [f"{word} {row[name]:.2f} %" for name, word in words.items() if name in row]
-        if "overlap" in row:
-            figures.append(f"overlap {row['overlap']:.2f}")
+        near = next((name for name in (f"{select}_overlap@{NEIGHBOURS}", "batch_overlap") if name in row), None)
+        if near is not None:
+            figures.append(f"{near.replace('_', ' ')} {row[near]:.1f} %")
         start = f"epoch {row['epoch']:>3}/{self.schedule.epochs}", f"loss {row['loss']:.4f}"
         return "  ".join([*start, *figures, f"{row['images_per_s']:.0f} images/s"])
 
@@ -289,7 +291,7 @@ def train_epoch(
     """
     meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
-    start, done, rate, first = time.perf_counter(), 0, 0.0, 0
+    start, done, rate, first, total, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
     if within is not None:
         first, measures = within["step"], job.fabric.to_device(within["measures"])
         meter.resume(measures["meter"])
@@ -313,11 +315,13 @@ def train_epoch(
                 pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
                 means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
-                bar.set_postfix_str(_so_far(means, done / (time.perf_counter() - start)))
+                told = _so_far(means, done / (time.perf_counter() - start))
+                bar.set_postfix_str(told)
+                lines(bar, f"{job.title} {epoch + 1}/{job.schedule.epochs}, step {number + 1} of {total}  {told}")
     means = job.task.figures(meter.read(epoch)) | diagnostics.means()
     job.average()
     speed = round(done / (time.perf_counter() - start), 1)
-    measured = [{"epoch": epoch + 1, **found} for found in diagnostics.read()]
+    measured = [{"epoch": epoch + 1, **found, "step": epoch * total + found["step"]} for found in diagnostics.read()]
     return {"epoch": epoch + 1, "lr": rate, **means, "images_per_s": speed}, measured
 
 
@@ -388,5 +392,5 @@ def step_end(job: Job, epoch: int, number: int, steps: int, losses: Losses, inde
 def _so_far(means: Mapping[str, float], speed: float) -> str:
     """Return the end of the progress bar."""
     accuracy = f", accuracy {means['train_top1']:.1f} %" if "train_top1" in means else ""
-    overlap = f", overlap {means['overlap']:.2f}" if "overlap" in means else ""
+    overlap = f", batch overlap {means['batch_overlap']:.0f} %" if "batch_overlap" in means else ""
     return f"loss {means['loss']:.3f}{accuracy}{overlap}, {speed:.0f} images/s"

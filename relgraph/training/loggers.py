@@ -91,15 +91,13 @@ def find_loggers(recipe: BaseRecipe, run: str | None) -> list[Found]:
     return [(Board, spec) if spec == "tensorboard" else find_logger(spec) for spec in specs]
 
 
-def open_loggers(
-    found: Sequence[Found], recipe: BaseRecipe, run: RunDirectory, epochs: int, measured: int
-) -> list[Logger]:
-    """Return loggers for a run with so many epochs and measured steps written already.
+def open_loggers(found: Sequence[Found], recipe: BaseRecipe, run: RunDirectory, epochs: int, step: int) -> list[Logger]:
+    """Return loggers for a run with so many epochs written already, and the last measured step; -1 for none.
 
     Raises:
         RelgraphError: for one that cannot be made, or is none.
     """
-    board = partial(Board, run.path / "tensorboard", epochs, measured)
+    board = partial(Board, run.path / "tensorboard", recipe.plain(), epochs, step)
     return [board() if target is Board else LightningLogger(target, name, recipe, run) for target, name in found]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # Options that may be an object of the user's own.
-OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion"}
+OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion", "refine"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
     "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed",
@@ -236,7 +236,8 @@ class Recipe(BaseRecipe):
             rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
-        refine: Refine nodes by their neighbours before they are compared.
+        refine: Refine nodes by their neighbours before they are compared. By smooth, conv, a graph convolution of
+            PyTorch Geometric, such as GATv2Conv or SAGEConv (docs/graphs.md), or your own, such as nets.py:Net.
         kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
             squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
         scale: Scale of the method's relation, in place of the published one: raw, by_mean, by_max, by_constant_max,
@@ -279,7 +280,7 @@ class Recipe(BaseRecipe):
         patience: Epochs without a better score on the split that selects after which the run ends; epochs in which a
             method trains alone do not count. If not given, all epochs are trained.
         diagnose_every: Steps between two measurements of the graphs of student and teacher (diagnostics.csv); 0 for
-            none.
+            none, and none of the validation images after an epoch either.
     """
 
     teacher: str | Own = option(default="embedded:digits")
@@ -309,7 +310,7 @@ class Recipe(BaseRecipe):
     neighbours: Literal["teacher", "student", "union", "mutual"] = option(default="teacher")
     form: Literal["auto", "matrix", "factored", "blocked"] = option(default="auto")
     relation: Literal["global", "local"] = option(default="global")
-    refine: Literal["smooth", "conv"] | None = option(default=None)
+    refine: str | Own | None = option(default=None)
     kernel: str | Own | None = option(default=None)
     scale: str | Own | None = option(default=None)
     criterion: str | Own | None = option(default=None)
@@ -385,6 +386,8 @@ class Recipe(BaseRecipe):
         for part, read in names.PARTS.items():
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
             read(getattr(self, part))  # an unknown name is told before anything is loaded
+        if self.refine is not None:
+            names.refiner(self.refine)
         self.refuse_unused(bool(self.methods), "a method", got, "beta")
         self.refuse_unused(self.uses_teacher, "a training by a teacher", f"method {got}", "align")
         self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
@@ -492,7 +495,15 @@ class Recipe(BaseRecipe):
     @property
     def reads_teacher_classifier(self) -> bool:
         """Whether anything reads the classifier of the teacher's head: its projection is trained by it."""
-        return self.target_space == "projection" or self.learns_labels or self.refine == "conv"
+        return self.target_space == "projection" or self.learns_labels or self.learns_refinement
+
+    @cached_property
+    def learns_refinement(self) -> bool:
+        """Whether nodes are refined by layers, whose teacher's side is trained by the classifier of its head."""
+        from relgraph.graph.refine import Refinement
+        from relgraph.names import refiner
+
+        return self.refine is not None and Refinement(refiner(self.refine), 8).learns
 
     @property
     def relates(self) -> bool:

@@ -45,8 +45,9 @@ class RunDirectory:
     commit, seed, hardware; `metrics.csv` a row an epoch; `diagnostics.csv` one for each step whose graphs were
     measured; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
     `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
-    the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`. A head that is
-    trained first has `head.ckpt` and `teacher_head.csv`.
+    the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`;
+    `graph_measures.json` what reports found of its graphs. A head that is trained first has `head.ckpt` and
+    `teacher_head.csv`.
     """
 
     def __init__(self, path: Path, last: str = "last.ckpt", metrics: str = "metrics.csv") -> None:
@@ -63,6 +64,7 @@ class RunDirectory:
         self.ss_head_file = path / "ss_head.safetensors"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
+        self.measures_file = path / "graph_measures.json"
 
     def of_head(self) -> "RunDirectory":
         """Return the same directory with the checkpoint and the metrics of a teacher's head that is trained first."""
@@ -267,7 +269,7 @@ def _subject(recipe: AnyRecipe) -> str:
     if isinstance(recipe, PretrainRecipe):
         return recipe.objective if recipe.objective == "sskd-head" else f"{_short(recipe.network)}-{recipe.objective}"
     graph = f"-{recipe.graph_in_use}" if recipe.graph_in_use else ""
-    refine = f"-{recipe.refine}" if recipe.refine else ""
+    refine = f"-{_short(recipe.refine)}" if recipe.refine else ""
     method = _short(recipe.method).replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
     return f"{_short(recipe.student)}-{method}{graph}{refine}"
 

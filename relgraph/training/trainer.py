@@ -54,7 +54,7 @@ def run_job(
             job.begin(run)
         with stoppable(job.processes):
             write_first(job, run)
-            done = len(progress.rows), len(progress.diagnostics)
+            done = len(progress.rows), max((int(row["step"]) for row in progress.diagnostics), default=-1)
             loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
             train_epochs(job, run, progress, loggers, callbacks)
         result = job.result(run, progress)

@@ -17,8 +17,21 @@ from relgraph.training.building import read_data
 from relgraph.training.recipe import Recipe
 
 
-def open_vectors(recipe: Recipe, data: DataSet, images: ImageSet | None = None) -> VectorTeacher:
+def vector_file(recipe: Recipe) -> VectorFile:
+    """Return the file of the recipe's teacher `vectors:FILE`.
+
+    Raises:
+        RelgraphError: if it cannot be read.
+    """
+    return VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
+
+
+def open_vectors(
+    recipe: Recipe, data: DataSet, images: ImageSet | None = None, file: VectorFile | None = None
+) -> VectorTeacher:
     """Return the recipe's teacher `vectors:FILE` for its training images, or other `images` that it knows.
+
+    The `file` is read if it is not at hand.
 
     Without names, vectors are in the order of the original training split, images without labels that were added
     behind it, and there are as many. With names, paths of files within the folder of the training images or the one
@@ -29,7 +42,7 @@ def open_vectors(recipe: Recipe, data: DataSet, images: ImageSet | None = None) 
         RelgraphError: if the file cannot be read, or its vectors are not those of the training images.
     """
     images = data.train if images is None else images
-    file = VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
+    file = vector_file(recipe) if file is None else file
     if file.names is not None:
         named, places = names_of(file.names, recipe, images)
         row = rows_by_name(file, named, places)
@@ -76,6 +89,20 @@ def names_of(names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[li
     assert isinstance(files, ImageFiles)  # others refuse to be streamed
     pool = [] if files.pool is None else [files.pool]
     return [files.path(number) for number in range(len(files))], [files.folder, files.folder.parent, *pool]
+
+
+def rows_of(file: VectorFile, recipe: Recipe, data: DataSet, part: ImageSet) -> Tensor:
+    """Return the row of each image of a split of the data in a file, by order or by name, `(N,)`; -1 where it has none.
+
+    Raises:
+        RelgraphError: if two rows are of one image.
+    """
+    none, cut = torch.full((len(part),), -1), in_original(data, part)
+    if file.names is None:
+        return part.index.cpu() if cut and len(file.rows) == original_size(data) else none
+    if all(name.isdecimal() for name in file.names) and not cut:
+        return none  # they number the original training split
+    return rows_by_name(file, *names_of(file.names, recipe, part))
 
 
 def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Path]) -> Tensor:

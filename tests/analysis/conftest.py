@@ -59,5 +59,5 @@ def opened(runs: Runs) -> TrainedRun:
 
 @pytest.fixture(scope="session")
 def found(opened: TrainedRun) -> Analysis:
-    """Return the analysis of the first images."""
-    return analyse(opened, k=K, first=FIRST)
+    """Return the analysis of some images, the teacher's projected to the student's width, so that nodes match."""
+    return analyse(opened, k=K, first=FIRST, source="projection")

@@ -1,10 +1,12 @@
 """Export: every attribute of every node and edge, read back by networkx and PyG from each format."""
 
+import csv
 import json
 import pickle
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,23 @@ import networkx as nx
 import pytest
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.loader import DataLoader, RandomNodeLoader
 
-from relgraph.analysis import export
+from relgraph.analysis import export, graph_tables
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
-from relgraph.analysis.export import FORMATS, Side, check_format, read_pair, to_networkx, write_graph
-from relgraph.analysis.nodes import ATTRIBUTES
+from relgraph.analysis.export import (
+    FORMATS,
+    TABLES,
+    check_format,
+    read_pair,
+    to_networkx,
+    write_graph,
+)  # fmt: skip
+from relgraph.analysis.graph_tables import BETWEEN_CLASSES, EDGE_COLOURS, Side
+from relgraph.analysis.nodes import ATTRIBUTES, titles_of
 from relgraph.analysis.split_graph import difference_pair
 from relgraph.errors import RelgraphError
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, graph_pair
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Texts, adjacency, graph_pair
 from relgraph.graph.topology import ALL_PAIRS, Nearest
 from tests.analysis.conftest import assert_same_pair
 from tests.checks import Intruder, assert_refused_like, case
@@ -52,7 +63,10 @@ def make_difference() -> HeteroData:
     pair = describe(difference_pair(teacher + torch.randn(9, 5), teacher, k=3))
     for number, side in enumerate(("student", "teacher")):
         pair[side].community, pair[side].overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9
-        pair[side].position, pair[side].image = torch.randn(9, 2), [f"a & b/{i}.png" for i in range(9)]
+        pair[side].position, pair[side].image = torch.randn(9, 2), Texts(f"a & b/{i}.png" for i in range(9))
+        pair[side].file = Texts(f'"a" & b/{i}\udcff.png' for i in range(9))  # of bytes that are no UTF-8
+        for name in ("train_mask", "val_mask", "test_mask"):
+            pair[side][name] = torch.arange(9) % 3 == len(name) % 3
     return pair
 
 
@@ -76,37 +90,95 @@ def content(graph: "nx.Graph[str]") -> tuple[dict[str, Any], dict[Any, Any]]:
     return nodes, {ends((u, v)): typed(attributes) for u, v, attributes in graph.edges(data=True)}
 
 
-def without_gephis(graph: "nx.Graph[str]") -> "nx.Graph[str]":
-    """Take away titles, colours and numbers of edges, which are Gephi's alone, and name the rest as networkx has it."""
-    nodes, edges = ([data for *_, data in given] for given in (graph.nodes(data=True), graph.edges(data=True)))
-    for data in nodes:
-        del data["label"]
-        viz = data.pop("viz", {})
-        data.update({"label": data.pop("class")} if "class" in data else {})
-        data.update({axis: value for axis, value in viz.get("position", {}).items() if axis != "z"})
-    for data in (*nodes, *edges):
-        for name in {"r", "g", "b", "id"} & data.keys():
-            del data[name]
-    return graph
+def colour_of(edge: dict[str, Any], label: int | None) -> tuple[int, int, int]:
+    """Return what Gephi draws an edge in."""
+    if "only" in edge:
+        return rgb(EDGE_COLOURS[edge["only"]])
+    if "same_class" not in edge:
+        return rgb(NO_CLASS)
+    return rgb(class_colours(6)[label or 0] if edge["same_class"] else BETWEEN_CLASSES)
 
 
-def test_nothing_is_lost_on_the_way(tmp_path: Path) -> None:
+def by_networkx(pair: HeteroData, path: Path, side: Side, names: list[str] | None) -> None:
+    """Write what `write_graph` writes for Gephi by networkx, as an oracle."""
+    graph = to_networkx(pair, side, names)
+    labels = to_networkx(pair, side, ["label"]).nodes if "y" in pair["student"] else {node: {} for node in graph}
+    kinds = ["student"] if side in ("student", "difference") else ["teacher", "student"][: 1 + (side == "pair")]
+    titles = [title for kind in kinds for title in titles_of(pair, kind)]
+    for data, (title, colour) in zip(graph.nodes.values(), titles, strict=True):
+        data.update({"class": data.pop("label")} if "label" in data else {})
+        data.update(zip(("label", *"rgb"), (title, *rgb(colour)), strict=True))
+    for source, _, data in graph.edges(data=True):
+        data.update(zip("rgb", colour_of(data, labels[source].get("label")), strict=True))
+    if path.suffix == ".graphml":
+        nx.write_graphml_xml(graph, path)
+        return
+    for data in (*graph.nodes.values(), *(data for *_, data in graph.edges(data=True))):
+        data["viz"] = {"color": {**{part: data.pop(part) for part in "rgb"}, "a": 1.0}}
+        if "x" in data:
+            data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
+    nx.write_gexf(graph, path)
+
+
+def without_ids(graph: "nx.Graph[str]") -> int:
+    """Take away the ids of edges, which GEXF wants in any order, and return how many there were."""
+    return len({data.pop("id") for *_, data in graph.edges(data=True)})
+
+
+def each_graph() -> list[tuple[HeteroData, Side, list[str] | None]]:
+    """Return pairs, sides and attributes: sparse and of all pairs, with and without metadata, and a difference."""
     attributes = [name for name in ATTRIBUTES if name not in ("split", "labelled")]
-    pairs: list[tuple[HeteroData, Side, list[str] | None]] = [
-        (make_pair(sparse, metadata), side, None)
-        for sparse, metadata, side in product((True, False), (True, False), SIDE_NAMES)
-    ]
-    for name, (pair, side, names) in product(TEXT_FORMATS, [*pairs, (make_difference(), "difference", attributes)]):
-        path = tmp_path / f"graph.{name}"
+    return [
+        *((make_pair(sparse, metadata), side, None)
+          for sparse, metadata, side in product((True, False), (True, False), SIDE_NAMES)),
+        (make_difference(), "difference", attributes),
+    ]  # fmt: skip
+
+
+def test_files_hold_what_networkx_would_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_tables, "ROWS", 5)  # several blocks
+    for name, (pair, side, names) in product(("graphml", "gexf", "json"), each_graph()):
+        path, other = tmp_path / f"graph.{name}", tmp_path / f"other.{name}"
         write_graph(pair, path, side=side, attributes=names)
-        expected = to_networkx(pair, side, names)
-        found = read(path) if name == "json" else without_gephis(read(path))
+        if name == "json":
+            expected = to_networkx(pair, side, names)
+        else:
+            by_networkx(pair, other, side, names)
+            expected = read(other)
+            other.unlink()
+        found = read(path)
         with case(name, side, pair.graph):
+            assert name != "gexf" or without_ids(found) == without_ids(expected) == found.number_of_edges()
             assert found.is_directed() is (pair.graph == "sparse")
             assert not found.is_multigraph() and found.number_of_edges() > 0
             assert content(found) == content(expected)
             assert [*tmp_path.iterdir()] == [path]
             path.unlink()
+
+
+def test_tables_hold_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(graph_tables, "ROWS", 5)
+    for pair, side, names in each_graph():
+        expected = to_networkx(pair, side, names)
+        rows = {"nodes": [{"id": node, **data} for node, data in expected.nodes(data=True)],
+                "edges": [{"source": a, "target": b, **data} for a, b, data in expected.edges(data=True)]}  # fmt: skip
+        for kind in TABLES:
+            write_graph(pair, tmp_path / f"edges.{kind}", side=side, attributes=names)
+        for what, wanted in rows.items():
+            columns = {*chain.from_iterable(wanted)}
+            wanted = [{name: row.get(name) for name in columns} for row in wanted]
+            with case(what, side, pair.graph):
+                found = parquet.read_table(tmp_path / f"{what}.parquet").to_pylist()
+                assert by_ends(found) == by_ends(wanted)
+                with (tmp_path / f"{what}.csv").open(encoding="utf-8", newline="") as file:
+                    texts = [{n: "" if v is None else str(v) for n, v in row.items()} for row in wanted]
+                    assert by_ends(csv.DictReader(file)) == by_ends(texts)
+
+
+def by_ends(rows: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return rows by node, or by the two ends of an edge."""
+    return {row.get("id") or (row["source"], row["target"]): row for row in rows}
 
 
 def test_sparse_edges_run_from_neighbour_to_anchor_and_across() -> None:
@@ -204,8 +276,36 @@ def test_pt_holds_the_pair_itself(tmp_path: Path) -> None:
             pair["student"].x.requires_grad and not found["student"].x.requires_grad
         )  # the pair that was written is as it was
         for store in (*found.stores, *pair.stores):
-            store.pop("image", None)  # the paths, which the content holds
+            for paths in ("image", "file"):
+                store.pop(paths, None)  # which the content holds
         assert_same_pair(found, pair, tolerance=0)
+
+
+def test_pyg_selects_converts_and_batches_what_is_read(tmp_path: Path) -> None:
+    """`file` as well, which is no tensor; the pair of photographs is read again."""
+    pair = make_pair(sparse=True)
+    for side in ("student", "teacher"):
+        pair[side].file = Texts(f"{i}.png" for i in range(9))
+        pair[side].train_mask = torch.arange(9) < 6
+    write_graph(pair, tmp_path / "pair.pt")
+    found = read_pair(tmp_path / "pair.pt")
+    assert found.validate()
+    for part in RandomNodeLoader(found, num_parts=3):
+        assert part["student"].file == [pair["student"].file[i] for i in ids_of(found, part)]
+        assert part.num_edges == sum(
+            int((torch.isin(found[kind].edge_index[0], torch.tensor(ids_of(found, part, kind[0])))
+                 & torch.isin(found[kind].edge_index[1], torch.tensor(ids_of(found, part, kind[2])))).sum())
+            for kind in found.edge_types
+        )  # fmt: skip
+    whole = found.to_homogeneous()
+    assert whole.num_nodes == 18 and whole.num_edges == found.num_edges and int(whole.train_mask.sum()) == 12
+    batch = next(iter(DataLoader([found, found], batch_size=2)))
+    assert batch.num_nodes == 36 and batch["student"].batch.bincount().tolist() == [9, 9]
+
+
+def ids_of(whole: HeteroData, part: HeteroData, side: str = "student") -> list[int]:
+    """Return which nodes of a pair a part of it has, by their vectors."""
+    return [int((whole[side].x == x).all(1).nonzero()) for x in part[side].x]
 
 
 def test_pt_does_not_store_the_memory_behind_a_view(tmp_path: Path) -> None:
@@ -283,7 +383,7 @@ def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch
     )
     assert graph("teacher").number_of_edges() == 36
     pair["teacher"].prediction = torch.ones(8)
-    wrong = r"prediction must hold one number for each of 9 teacher nodes, got \(8,\)"
+    wrong = r"prediction must hold one value for each of 9 teacher nodes, got \(8,\)"
     assert_refused_like((lambda: graph("teacher"), wrong))
     adjacency(pair, STUDENT)[0, 1] = float("nan")
     assert_refused_like((graph, "NaN or infinity among the edges student relates student"))
@@ -349,11 +449,22 @@ def test_gephi_finds_no_key_of_yed(tmp_path: Path) -> None:
     assert types["edge", "weight"] == "double"
 
 
-def test_edges_of_a_difference_have_the_colour_of_their_network(tmp_path: Path) -> None:
-    write_graph(make_difference(), tmp_path / "graph.gexf", side="difference")
-    edges = [*ElementTree.parse(tmp_path / "graph.gexf").getroot().iter(f"{XML['gexf']}edge")]
-    reds = {colour.attrib["r"] for edge in edges for colour in edge.iter("{http://www.gexf.net/1.2draft/viz}color")}
-    assert reds == {"0", "213"} and all(float(edge.attrib["weight"]) > 0 for edge in edges)
-    write_graph(make_difference(), tmp_path / "graph.graphml", side="difference")
-    painted = {tuple(map(edge.get, ("only", *"rgb"))) for *_, edge in read(tmp_path / "graph.graphml").edges(data=True)}
-    assert painted == {("teacher", 0, 114, 178), ("student", 213, 94, 0)}
+def test_edges_have_colours(tmp_path: Path) -> None:
+    """Of their class or black, and in a difference of their network; GEXF, whose colours networkx skips, as GraphML."""
+    cases: list[tuple[HeteroData, Side]] = [(make_difference(), "difference"), (make_pair(sparse=True), "student")]
+    for pair, side in cases:
+        for name in ("gexf", "graphml"):
+            write_graph(pair, tmp_path / f"graph.{name}", side=side)
+        edges = [*ElementTree.parse(tmp_path / "graph.gexf").getroot().iter(f"{XML['gexf']}edge")]
+        colours = [[*edge.iter("{http://www.gexf.net/1.2draft/viz}color")] for edge in edges]
+        drawn = {(edge.attrib["source"], edge.attrib["target"], *(int(colour.attrib[part]) for part in "rgb"))
+                 for edge, (colour,) in zip(edges, colours, strict=True)}  # fmt: skip
+        known = [*read(tmp_path / "graph.graphml").edges(data=True)]
+        assert drawn == {(a, b, *map(edge.get, "rgb")) for a, b, edge in known}
+        assert all(float(edge.attrib["weight"]) > 0 for edge in edges)
+        painted = {(edge.get("only", edge.get("same_class")), *map(edge.get, "rgb")) for *_, edge in known}
+        if side == "difference":
+            assert painted == {("teacher", 0, 114, 178), ("student", 213, 94, 0)}
+        else:
+            assert painted >= {(False, 0, 0, 0), (None, *rgb(NO_CLASS))}
+            assert {paint[1:] for paint in painted if paint[0]} <= set(map(rgb, class_colours(6)))

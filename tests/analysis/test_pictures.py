@@ -82,9 +82,9 @@ def test_what_else_is_there_stays_and_old_thumbnails_are_replaced(tmp_path: Path
     assert_refused_like((lambda: write_thumbnails(noise(1, 1, 2, 2), tmp_path / "none" / "some"), told))
 
 
-def test_a_matrix_is_blue_white_and_red() -> None:
+def test_a_matrix_has_the_colours_of_its_range() -> None:
     matrix = torch.tensor([[-1.0, 0.0], [0.5, 2.0]])
-    found = np.asarray(opened(matrix_picture(matrix, 1.0)), dtype=float)
+    found = np.asarray(opened(matrix_picture(matrix, -1.0, 1.0)), dtype=float)
     expected = colormaps["RdBu_r"]((matrix.clamp(-1, 1).numpy() + 1) / 2)[..., :3] * 255
     assert found.shape == (2, 2, 3)
     np.testing.assert_allclose(found, expected, atol=4)  # a step of the palette

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,16 +11,19 @@ from typing import Any
 
 import pytest
 
+from relgraph.analysis.pictures import data_uri, thumbnails
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
+from relgraph.analysis.report.measures import Asked, Measured, keep, measure
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.files import write_table
+from relgraph.files import read_json, read_yaml, write_table, write_yaml
+from relgraph.printing import Stages
 from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
 from relgraph.training.recipe import Recipe
 from tests.analysis.conftest import Runs
-from tests.checks import assert_refused_like
+from tests.checks import assert_refused_like, plain
 from tests.pictures import write_folder
 
 VOID = {"meta", "link", "img", "br"}
@@ -122,8 +126,8 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "graph", "worst", "answers",
-        "environment",
+        "results", "nearness", "graph", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "worst",
+        "answers", "environment",
     ]  # fmt: skip
     links = [link["href"] for link in page.all("a")]
     assert [f"#{section}" for section in sections] == links[-len(sections) :]
@@ -136,11 +140,11 @@ def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
 
 def test_figures_are_those_of_the_run(runs: Runs, opened: TrainedRun, page: Page) -> None:
     result = json.loads((runs("few") / "result.json").read_text())
-    assert f"{result['test']['best']['top1']:.2f}" in page.text
+    assert f"{result['test']['best']['top1']:.1f}\N{NO-BREAK SPACE}%" in page.text
     student, _ = opened.outputs(opened.data.test)
     assert student.logits is not None
     share = float((student.logits.argmax(1) == opened.data.test.labels).float().mean())
-    assert re.search(rf"Accuracy of the head\s+{share:.3f}", page.text)
+    assert re.search(rf"Accuracy of the head\s+{100 * share:.1f}\s%", page.text)
 
 
 def test_curves_are_the_metrics_of_all_runs(runs: Runs, page: Page) -> None:
@@ -154,13 +158,17 @@ def test_curves_are_the_metrics_of_all_runs(runs: Runs, page: Page) -> None:
 
 def test_diagnostics_over_time_where_there_are_any(runs: Runs, tmp_path: Path) -> None:
     copy = shutil.copytree(runs("few"), tmp_path / "few")
-    columns = ["epoch", "loss", "overlap", "edge_rank", "match", "homophily_student", "homophily_teacher"]
-    rows = (1, 2, 0.1, 0.2, 0.3, 0.4, 0.5), (2, 1, 0.2, None, 0.4, None, 0.6)
+    columns = ["epoch", "loss", "val_overlap@8", "batch_overlap", "batch_edge_rank", "batch_match",
+               "batch_homophily_student", "batch_homophily_teacher", "batch_homophily_edges"]  # fmt: skip
+    rows = (1, 2, 7, 10, 0.2, 30, 40, 50, 12), (2, 1, 9, 20, None, 40, None, 60, None)
     named = [dict(zip(columns, row, strict=True)) for row in rows]
     write_table(copy / "metrics.csv", [{k: v for k, v in row.items() if v is not None} for row in named])
-    found = [(line["data-part"], line["data-values"]) for line in report(tmp_path, copy, first=20).all("polyline")]
-    values = "1:2 2:1", "1:0.1 2:0.2", "1:0.2", "1:0.3 2:0.4", "1:0.4", "1:0.5 2:0.6"
-    assert found == list(zip(("", "", "", "", "student", "teacher"), values, strict=True))
+    page = report(tmp_path, copy, first=20)
+    found = [(line["data-part"], line["data-values"]) for line in page.all("polyline")]
+    values = "1:2 2:1", "1:7 2:9", "1:10 2:20", "1:0.2", "1:30 2:40", "1:40", "1:50 2:60"
+    assert found == list(zip(("", "", "", "", "", "student", "teacher"), values, strict=True))
+    assert "Of the 12 edges an epoch that were measured and whose both ends have a label." in page.text
+    assert page.text.count("Neighbour overlap@8 in %, validation") == 1 and "Dashed: the teacher" in page.text
 
 
 def test_the_graph_has_all_that_its_view_reads(page: Page) -> None:
@@ -183,8 +191,62 @@ def test_hostile_names_are_text(hostile: Path, tmp_path: Path) -> None:
     assert any(HOSTILE[1] in picture["alt"] for picture in page.all("img"))
 
 
+def test_seeds_of_one_recipe_are_one_line_with_a_band(runs: Runs, tmp_path: Path) -> None:
+    losses: dict[str, list[float]] = {"knn-0": [4.0, 2.0], "knn-1": [6.0, 2.5]}
+    for seed, (name, values) in enumerate(losses.items()):
+        copy = shutil.copytree(runs("few"), tmp_path / name)
+        write_yaml(copy / "recipe.yaml", plain({**read_yaml(copy / "recipe.yaml", sealed=True), "seed": seed}))
+        write_table(copy / "metrics.csv", [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(values, 1)])
+    page = report(tmp_path, *(tmp_path / name for name in losses), first=20, k=3)
+    (line,) = page.all("polyline")
+    assert line["data-name"] == "knn (2 seeds)" and line["data-values"] == "1:5±1.4 2:2.25±0.35"
+    assert (
+        len(page.all("polygon")) == 1 and "its band one standard deviation (of the sample) to either side" in page.text
+    )
+
+
+def test_what_is_unfinished_or_damaged_is_told_beside_the_others(runs: Runs, tmp_path: Path) -> None:
+    """The unfinished run is the one in detail; measures that a run keeps are taken from it."""
+    unfinished, begun, damaged, kept = (
+        shutil.copytree(runs(variant), tmp_path / name)
+        for variant, name in (("few", "unfinished"), ("few", "begun"), ("all", "damaged"), ("none", "kept"))
+    )
+    for name in ("result.json", "best.ckpt", "student.safetensors", "metrics.csv"):
+        (begun / name).unlink()
+    (unfinished / "result.json").unlink()
+    os.truncate(damaged / "best.ckpt", 100)
+    asked = Asked(first=20, k=3)
+    keep(kept, asked, measure(kept, None, asked)._replace(figures={"homophily_student": 0.4321}))
+    page = report(tmp_path, unfinished, begun, damaged, kept, first=20, k=3)
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Neighbourhoods of unfinished, epoch 2 (2, not finished)" in text
+    assert "There is no student of begun yet, epochs: 0 of 2, not finished." in text
+    assert "The graphs of damaged are left out: cannot read the checkpoint damaged/best.ckpt" in text
+    assert "43.2 %" in text, "what a run keeps is not measured again"
+    print(re.sub(r"\s+", " ", text)[:900])
+    assert re.search(r"unfinished\s+digits\s+0\s+2, not finished\s+2, so far", text)
+    told = r"^cannot read the checkpoint .*damaged.best\.ckpt"
+    assert_refused_like((lambda: write_report([damaged, begun], tmp_path / "page.html", first=20, k=3), told))
+    found = measure(unfinished, None, asked)
+    assert found.epoch == 2 and found == Measured(
+        **read_json(unfinished / "graph_measures.json")["measures"].popitem()[1]
+    )
+
+
+def test_where_there_is_no_terminal_a_line_tells_how_far_it_is(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stages, "PAUSE", 0.0)
+    report(tmp_path, runs("few"), runs("none"), first=20, k=3)
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("report: graphs of few, 0 of 9 done", "report: graphs of none, 1 of 9 done")
+
+
 def test_another_split_and_fewer_images(hostile: Path, tmp_path: Path) -> None:
+    images = TrainedRun(hostile).images("train", 10)
+    pictures = [data_uri(picture) for picture in thumbnails(images, 64)]
     page = report(tmp_path, hostile, split="train", first=10, k=2)
+    assert {picture["src"] for picture in page.all("img") if "class" in picture} <= {*pictures}, "those of the ten"
     assert len(page.graph["nodes"]) == 10 and "10 images of the train split" in page.text
 
 
@@ -208,7 +270,7 @@ def test_a_pre_training_has_curves_and_figures_alone(pretrained: Path, tmp_path:
     assert "simclr" in page.text and len(page.all("polyline")) > 0
     assert "graph" not in page.ids and page.data == ""
     result = json.loads((pretrained / "result.json").read_text())
-    assert f"{result['test']['knn']:.2f}" in page.text
+    assert f"{result['test']['knn']:.1f}\N{NO-BREAK SPACE}%" in page.text
 
 
 def test_the_first_run_with_a_student_is_the_one_in_detail(pretrained: Path, hostile: Path, tmp_path: Path) -> None:
@@ -219,9 +281,14 @@ def test_the_first_run_with_a_student_is_the_one_in_detail(pretrained: Path, hos
 
 def test_what_no_document_or_json_may_hold() -> None:
     assert "<h1>a\ufffd\ufffd日本</h1>" in page_module.document("a\x1b\udcff日本", {}, "")
-    assert "</script" not in page_module.fill("graph.html", data={"k": "</script>", "nodes": []}).split("json")[1][:-10]
+    assert (
+        "</script"
+        not in page_module.fill("graph.html", data={"k": "</script>", "nodes": []}, total=0, source=None).split("json")[
+            1
+        ][:-10]
+    )
     with pytest.raises(ValueError, match="not JSON compliant"):
-        page_module.fill("graph.html", data={"k": float("nan"), "nodes": []})
+        page_module.fill("graph.html", data={"k": float("nan"), "nodes": []}, total=0, source=None)
 
 
 def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.report import content
-from relgraph.analysis.report.content import graph_data, maps, matrices, spread, worst
+from relgraph.analysis.report.content import maps, matrices, spread, worst
+from relgraph.analysis.report.graph_data import graph_data
 from relgraph.graph.kernels import pearson
 from relgraph.graph.topology import nearest
 from tests.analysis.conftest import FIRST, K, Runs
@@ -40,6 +41,16 @@ def test_nodes_are_the_images_with_what_the_run_says(found: Analysis, data: dict
         "prediction_teacher": teacher,
     }
     assert {name: [node[name] for node in nodes] for name in expected} == expected
+    assert found.comparison is not None
+    near = found.student.neighbours.flatten().tolist()
+    numbers = {
+        "overlap": found.comparison.overlap.tolist(),
+        "relation_error": found.comparison.relation_error.tolist(),
+        "chosen_student": [near.count(i) for i in range(FIRST)],
+    }
+    for name, values in numbers.items():
+        assert name in {number["key"] for number in data["numbers"]}
+        assert [node[name] for node in nodes] == pytest.approx(values, abs=6e-5)
     for side in ("student", "teacher"):
         places = np.array([[node[f"x_{side}"], node[f"y_{side}"]] for node in nodes])
         assert np.abs(places).max() == pytest.approx(1, abs=1e-4)
@@ -50,18 +61,23 @@ def test_edges_are_the_nearest_neighbours_each_pair_once(found: Analysis, data: 
         near, edges, r = graph.neighbours.tolist(), data["edges"][name], pearson(graph.embedding)
         expected = {frozenset((i, j)) for i, row in enumerate(near) for j in row}
         assert {frozenset(edge[:2]) for edge in edges} == expected and len(edges) == len(expected)
-        for source, target, weight in edges:
-            assert target in near[source] and weight == pytest.approx(float(r[source, target]), abs=6e-4)
+        other = pearson(found.graphs["teacher" if name == "student" else "student"].embedding)
+        for source, target, weight, of_other, mutual in edges:
+            assert target in near[source] and mutual == (source in near[target])
+            told = [float(matrix[source, target]) for matrix in (r, other)]
+            assert [weight, of_other] == pytest.approx(told, abs=6e-4)
 
 
 def test_fewer_nodes_have_neighbours_among_themselves(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "MAP_NODES", 20)
     chosen = maps(found)
-    assert chosen.chosen.tolist() == list(range(0, FIRST, 3))
-    data = graph_data(found, chosen, [[0, 0]] * 20)
-    near = nearest(pearson(found.student.embedding[::3]), K, pearson)[7].tolist()
+    assert chosen.chosen.tolist() == sorted({*range(0, FIRST, 3), *(one.image for one in worst(found))})
+    names = [f"{place}.png" for place in chosen.chosen.tolist()]
+    data = graph_data(found, chosen, [[0, 0]] * len(names), names)
+    near = nearest(pearson(found.student.embedding[chosen.chosen]), K, pearson)[7].tolist()
     assert {frozenset((7, j)) for j in near} <= {frozenset(edge[:2]) for edge in data["edges"]["student"]}
-    assert data["nodes"][7]["index"] == int(found.index[21])
+    place = int(chosen.chosen[7])
+    assert (data["nodes"][7]["index"], data["nodes"][7]["file"]) == (int(found.index[place]), f"{place}.png")
 
 
 def test_maps_keep_neighbours(found: Analysis) -> None:
@@ -116,15 +132,16 @@ def test_the_worst_and_the_table_are_those_of_the_analysis(found: Analysis) -> N
         assert graph.prediction is not None
         assert accuracy == pytest.approx(float((graph.prediction == found.labels).double().mean()))
     assert all(len(row) == 2 for row in rows.values())
-    assert content.agreement(summary)[f"Neighbour overlap@{K}"] == summary["overlap"]
+    assert content.agreement(summary)[f"Neighbour overlap@{K}"] == (summary["overlap"], True)
 
 
 def test_without_a_teacher(runs: Runs) -> None:
     found = analyse(runs("none"), "test", K, FIRST)
     data = graph_data(found, maps(found), [[0, 0]] * FIRST)
     assert data["edges"]["teacher"] == [] and len(data["edges"]["student"]) > 0
+    assert {edge[3] for edge in data["edges"]["student"]} == {None}
     for node in data["nodes"]:
-        assert node["prediction_teacher"] is None and node["x_teacher"] == node["x_student"]
+        assert "overlap" not in node and node["prediction_teacher"] is None and node["x_teacher"] == node["x_student"]
     assert worst(found) == [] and matrices(found).teacher is None
     assert content.agreement(found.summary()) == {}
     assert all(len(row) == 1 for row in content.figures(found, found.summary()).values())

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relgraph.analysis.report.run_sections import results
-from relgraph.analysis.report.summary import groups, settings, summaries
+from relgraph.analysis.report.measures import Measured
+from relgraph.analysis.report.page import MINUS
+from relgraph.analysis.report.run_sections import nearness, results
+from relgraph.analysis.report.summary import Group, groups, settings, summaries
 from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
@@ -39,32 +41,70 @@ def test_settings_are_what_differs_and_the_main_ones() -> None:
 
 
 def test_a_run_is_told_as_its_files_tell_it(runs: Runs) -> None:
-    (found,) = summaries([runs("all")])
+    ((found,), _) = summaries([runs("all")])
     result = json.loads((runs("all") / "result.json").read_text())
     expected = {f"{name} {when}": result["test"][when][name] for when in ("best", "last") for name in ("top1", "top5")}
     assert found.figures == expected
     assert found.name == "all" and found.option("method") == "kd" and found.option("objective") is None
-    assert found.metrics[0]["epoch"] == 1
+    assert found.metrics[0]["epoch"] == 1 and found.finished and found.epochs == found.shown == "1"
 
 
 def test_groups_differ_in_the_seed_alone(runs: Runs, tmp_path: Path) -> None:
+    """A seed counts once, runs on the same data stand together, and what is not finished is no run of its group."""
     figures = {0: 50.0, 1: 53.0, 5: 58.5}
-    paths = [changed(runs("all"), tmp_path / f"s{seed}", top1, seed=seed) for seed, top1 in figures.items()]
-    paths.insert(1, changed(runs("all"), tmp_path / "other", 70.0, lr=0.5))
-    one, other = groups(summaries(paths))
-    assert [run.name for run in one.runs] == ["s0", "s1", "s5"] and [run.name for run in other.runs] == ["other"]
-    mean, deviation = one.figures["top1 best"]
-    assert mean == pytest.approx(np.mean(list(figures.values())))
+    paths = [changed(runs("all"), tmp_path / f"knn-s{seed}", top1, seed=seed) for seed, top1 in figures.items()]
+    paths.insert(1, changed(runs("all"), tmp_path / "other data", 70.0, dataset="cifar10"))
+    paths += [
+        changed(runs("all"), tmp_path / name, 70.0, **given) for name, given in (("lr", {"lr": 0.5}), ("open", {}))
+    ]
+    (paths[-1] / "result.json").unlink()
+    paths.append(shutil.copytree(paths[0], tmp_path / "copy"))
+    described, twice = summaries([*paths, tmp_path / "copy" / ".." / "copy"])
+    assert twice == ["of 8 runs that were given 1 are the same as others, and count once"]
+    grouped, repeated = groups(described)
+    assert repeated == ["not counted is copy, which has the recipe and the seed of knn-s0"]
+    assert [[run.name for run in group.runs] for group in grouped] == [
+        ["knn-s0", "knn-s1", "knn-s5"], ["lr"], ["open"], ["other data"],
+    ]  # fmt: skip
+    one, other, unfinished, _ = grouped
+    assert (one.name, one.label, other.label) == ("knn", "knn (3 seeds)", "lr")
+    mean, deviation, count = one.figures["top1 best"]
+    assert mean == pytest.approx(np.mean(list(figures.values()))) and count == 3
     assert deviation == pytest.approx(np.std(list(figures.values()), ddof=1))
-    assert other.figures["top1 best"] == (70.0, None)
+    assert other.figures["top1 best"] == (70.0, None, 1)
+    assert unfinished.runs[0].epochs == "1, not finished" and unfinished.figures == {}
+
+
+def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None:
+    overlaps = {("a", 0): 0.5, ("a", 1): 0.54, ("b", 0): 0.3, ("b", 1): 0.32, ("c", 0): 0.31}
+    paths = [changed(runs("all"), tmp_path / f"{name}-seed{seed}", 1.0, seed=seed, lr=ord(name) / 100)
+             for name, seed in overlaps]  # fmt: skip
+    grouped, _ = groups(summaries(paths)[0])
+    for group in grouped:
+        for place, run in enumerate(group.runs):
+            found = {"overlap": overlaps[(run.name[0], run.recipe.seed)], "pair_rank": -0.25}
+            group.runs[place] = run._replace(measured=Measured(1, "test", 355, "teacher", found))
+
+    def told(some: list[Group]) -> str:
+        return str(nearness(some)).replace("\N{NO-BREAK SPACE}", " ").replace("&#39;", "'")
+
+    assert nearness(grouped[2:]) is None, "one run is compared with none"
+    page, spread = told(grouped), np.std([50, 54], ddof=1)
+    assert f"On digits, a is nearest to its teacher: it shares 52.0 ± {spread:.1f} % (n = 2) of the teacher's" in page
+    assert "neighbours, b 31.0 ± 1.4 % (n = 2); they are more apart than one standard deviation over seeds." in page
+    assert "355 images of digits (test split)" in page and "the frozen teacher's own vectors" in page
+    assert f"{MINUS}0.250 ± 0.000" in page
+    assert "c-seed0 31.0 % (n = 1); with a single seed the difference may be chance" in told(grouped[1:])
+    grouped[0].runs[:] = [run._replace(result={}) for run in grouped[0].runs]
+    assert "a is nearest" not in (page := told(grouped)) and "measured by their best student so far" in page
 
 
 def test_names_are_as_long_as_they_must_be(runs: Runs, tmp_path: Path) -> None:
     paths = [changed(runs("all"), tmp_path / name / "run", 1.0) for name in ("a", "b")]
-    assert [run.name for run in summaries(paths)] == ["a/run", "b/run"]
+    assert [run.name for run in summaries(paths)[0]] == ["a/run", "b/run"]
     for name in ("result.json", "metrics.csv"):
         (paths[0] / name).unlink()
-    (found,) = summaries(paths[:1])  # as of a run that goes on yet
+    ((found,), _) = summaries(paths[:1])  # as of a run that goes on yet
     assert (found.figures, found.metrics, found.environment) == ({}, [], {})
 
 
@@ -72,7 +112,6 @@ def test_errors(runs: Runs, tmp_path: Path) -> None:
     run, broken = runs("all"), changed(runs("all"), tmp_path / "broken", 1.0)
     assert_refused_like(
         (lambda: summaries([]), "at least one run, got none"),
-        (lambda: summaries([run, run / ".." / "all"]), "each run once, got .* twice"),
         (lambda: summaries([tmp_path]), "is not a run"),
     )
     for file, content, told in (
@@ -88,6 +127,9 @@ def test_errors(runs: Runs, tmp_path: Path) -> None:
         else:
             write_json(broken / f"{file}.json", content)
         assert_refused_like((lambda: summaries([broken]), told))
+        ((kept,), left_out) = summaries([broken, run])
+        assert kept.name == "all" and len(left_out) == 1 and left_out[0].startswith("left out is broken: ")
+        assert str(tmp_path) not in left_out[0], "paths of the machine are not told"
         (broken / f"{file}.json").unlink()
 
 
@@ -95,5 +137,5 @@ def test_runs_on_other_test_images_are_told(runs: Runs, tmp_path: Path) -> None:
     paths = [changed(runs("all"), tmp_path / name, 1.0) for name in ("a", "b")]
     for path, known in zip(paths, ("x", "y"), strict=True):
         write_json(path / "inputs.json", {"data": {"test": {"images": 3, "sha256": known}}})
-    assert "are not the same: their figures cannot be compared" in results(summaries(paths))
-    assert "are not the same" not in results(summaries(paths[:1]))
+    assert "on different test images, cannot be compared" in results(groups(summaries(paths)[0])[0])
+    assert "cannot be compared" not in results(groups(summaries(paths[:1])[0])[0])

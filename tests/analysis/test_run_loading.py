@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from relgraph.analysis.export import read_pair, to_networkx, write_graph
+from relgraph.analysis.export import Side, read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import difference_pair, split_pair
 from relgraph.files import read_yaml, write_yaml
@@ -139,16 +139,17 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
     for variant in ("few", "none", "seed"):
         opened = TrainedRun(runs(variant))
         images = opened.images("test")
-        whole = opened.nodes(images)
+        whole = opened.nodes(images, "projection")
         with monkeypatch.context() as patch:
             patch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
             patch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
-            parts = opened.nodes(images)
+            parts = opened.nodes(images, "projection")
         for found, held, output in zip(parts, whole, opened.outputs(images), strict=True):
             if output is None:
                 assert found is held is None and variant == "none"
                 continue
             assert found is not None and held is not None and output.logits is not None
+            assert found.prediction is not None and held.prediction is not None
             assert torch.equal(held.x, output.embedding) and torch.equal(held.prediction, output.logits.argmax(1))
             assert found.x.untyped_storage().filename is not None and held.x.untyped_storage().filename is None
             torch.testing.assert_close(found.x, held.x)
@@ -156,7 +157,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
 
 
 def test_a_pair_of_nodes_in_a_file(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sides = ("pair", "difference")
+    sides: tuple[Side, ...] = ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
     monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
@@ -177,7 +178,7 @@ def test_edges_of_a_pair_are_those_of_its_embeddings(opened: TrainedRun) -> None
     for kind in (TEACHER, STUDENT, MATCHES):
         assert torch.equal(found[kind].edge_index, expected[kind].edge_index)
         assert torch.equal(found[kind].edge_weight, expected[kind].edge_weight)
-    found = run_pair(opened, side="difference", first=40, k=5)
+    found = run_pair(opened, side="difference", source="projection", first=40, k=5)
     expected = difference_pair(student, teacher, k=5)
     assert all(torch.equal(found[kind].edge_index, expected[kind].edge_index) for kind in (TEACHER, STUDENT))
     assert "prediction" in found["student"]
@@ -185,7 +186,7 @@ def test_edges_of_a_pair_are_those_of_its_embeddings(opened: TrainedRun) -> None
 
 def test_edges_are_chosen_by_the_side_that_is_asked_for(opened: TrainedRun) -> None:
     def edges(**options: Any) -> torch.Tensor:
-        found: torch.Tensor = run_pair(opened, first=50, k=3, **options)[STUDENT].edge_index
+        found: torch.Tensor = run_pair(opened, first=50, k=3, source="projection", **options)[STUDENT].edge_index
         return found
 
     teacher, student = edges(neighbours="teacher"), edges(neighbours="student")
@@ -306,8 +307,8 @@ def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, report
     assert opened.head is not None and opened.head.project.out_features == 32
     assert opened.student.head.project.out_features == 40
     told = (
-        r"^a pair needs embeddings of one width, got 40 of the student and 32 of the teacher's own head in .*: "
-        r"train with --dim 32$"
+        r"^the cross graph of a pair needs vectors of one width, got 40 of the student and 32 of the teacher's own "
+        r"head in .*: train with --dim 32$"
     )
     assert_refused_like((lambda: run_pair(opened), told))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from relgraph.analysis import split_graph
 from relgraph.analysis.export import to_networkx
-from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
-from relgraph.graph.pair import STUDENT, adjacency, graph_pair
+from relgraph.analysis.split_graph import SplitGraph, difference_pair, lone_pair, split_pair
+from relgraph.graph.pair import STUDENT, TEACHER, adjacency, graph_pair
 from relgraph.graph.topology import CHOOSERS, Above, Chooser, Nearest
 from tests.analysis.conftest import assert_same_pair
 from tests.checks import assert_refused_like, case
@@ -49,6 +49,14 @@ def test_dense_is_graph_pair_without_gradient() -> None:
     assert_same_pair(found, graph_pair(student, teacher))
 
 
+def test_nodes_of_two_widths_have_no_cross_graph() -> None:
+    student, teacher = embeddings()
+    for found in (split_pair(student, teacher[:, :5], k=3), split_pair(student, teacher[:, :5], graph="dense")):
+        assert found.edge_types == [STUDENT, TEACHER]
+    expected = split_pair(student, teacher, k=3, neighbours="student")
+    assert torch.equal(lone_pair(student, "student", k=3)[STUDENT].edge_weight, expected[STUDENT].edge_weight)
+
+
 def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = embeddings()
     broken = teacher.clone()
@@ -61,7 +69,7 @@ def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
             (partial(pair, teacher, graph="dense"), told),
             (partial(pair, teacher, graph="knm"), "^unknown graph 'knm': did you mean 'knn'"),
             (partial(pair, teacher, k=40), r"^k must be between 1 and .* 39, got 40$"),
-            (partial(pair, teacher[:, :5]), "one width"),
+            (partial(pair, teacher[:5]), "student and teacher of the same N images"),
             (partial(pair, broken), "NaN or infinity in 2 of 40 of the teacher's"),
         )
     assert_refused_like((partial(of_split, teacher, neighbours="both"), "unknown choice of neighbours 'both'"))

@@ -1,4 +1,4 @@
-"""A page with a synthetic graph of 2,000 nodes, and Debian's Chromium to open it."""
+"""A page with a synthetic graph of 600 nodes, and Debian's Chromium to open it."""
 
 import base64
 import io
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from relgraph.analysis.colours import RAMP, SHAPES, TEN
+from relgraph.analysis.report.page import STYLES, asset, scripts
+
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 Graph = dict[str, Any]
 Edge = list[float]
 
-ASSETS = Path(__file__).parents[2] / "relgraph" / "assets" / "report"
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -29,20 +31,19 @@ CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="%(csp)s">
-<style>body { margin: 1rem; font-family: sans-serif; background: Canvas; color: CanvasText; color-scheme: light dark }
-%(css)s</style></head><body><section id="graph"><h2>The graph</h2><div id="graph-view"></div>
+<style>%(css)s body { margin: 1rem }</style></head><body>
+<section id="graph"><h2>The graph</h2><div id="graph-view"></div>
 <script type="application/json" id="graph-data">%(data)s</script></section><div style="height: 40rem"></div>
-%(scripts)s</body></html>"""
+<button id="theme"><span id="theme-name"></span></button><div id="tip" hidden></div>%(scripts)s</body></html>"""
 
 
 def page(graph: Graph) -> str:
     """Return a page that shows the graph under the report's content security policy."""
-    scripts = [*sorted((ASSETS / "vendor").glob("*.js")), ASSETS / "graph.js"]
     return PAGE % {
         "csp": CSP,
-        "css": (ASSETS / "graph.css").read_text(),
+        "css": "\n".join(map(asset, STYLES)),
         "data": json.dumps(graph).replace("<", "\\u003c"),
-        "scripts": "".join(f"<script>{file.read_text()}</script>" for file in scripts),
+        "scripts": "".join(f"<script>{script}</script>" for script in scripts()),
     }
 
 
@@ -60,18 +61,23 @@ def _sprite(count: int, columns: int, tile: int) -> str:
 
 
 def _edges(number: random.Random, count: int, groups: int, degree: int) -> list[Edge]:
-    """Return `count * degree` edges between different pairs, most of them within a group."""
+    """Return `count * degree` edges between different pairs, most of them within a group, as `graph_edges` has them."""
     found: dict[tuple[int, int], Edge] = {}
     while len(found) < count * degree:
         one = number.randrange(count)
         inside = number.random() < 0.9
         other = (one + groups * number.randrange(1, count // groups)) % count if inside else number.randrange(count)
         if one != other:
-            found.setdefault((min(one, other), max(one, other)), [one, other, round(number.random(), 3)])
+            weights = [round(number.random(), 3) for _ in range(2)]
+            found.setdefault((min(one, other), max(one, other)), [one, other, *weights, int(inside)])
     return list(found.values())
 
 
-def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
+def letters(number: int) -> str:
+    return "".join(chr(97 + number // 26**place % 26) for place in (2, 1, 0))
+
+
+def synthetic(count: int = 600, groups: int = 20, degree: int = 8) -> Graph:
     """Return a graph of `count` nodes with `count * degree` edges of each network; a few edges are in both."""
     number = random.Random(0)
     classes = [*HOSTILE, *(f"class {i}" for i in range(len(HOSTILE), groups))]
@@ -87,11 +93,15 @@ def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
             "prediction_student": predicted, "prediction_teacher": label,
             "community_student": label // 2, "community_teacher": label // 3,
             "x_student": x, "y_student": y, "x_teacher": -u, "y_teacher": v,
+            "file": f"{label}/{letters(i)}<b>.png", "overlap": round(number.random(), 3),
         }  # fmt: skip
         nodes.append(node)
     student, teacher = (_edges(number, count, groups, degree) for _ in range(2))
     sprite = {"tile": 8, "columns": 50, "data": _sprite(count, 50, 8)}
-    return {"nodes": nodes, "classes": classes, "edges": {"teacher": teacher, "student": student}, "sprite": sprite}
+    return {
+        "nodes": nodes, "classes": classes, "edges": {"teacher": teacher, "student": student}, "sprite": sprite,
+        "numbers": [{"key": "overlap", "name": "Overlap"}], "k": degree, "colours": TEN, "ramp": RAMP, "shapes": SHAPES,
+    }  # fmt: skip
 
 
 def without_teacher(graph: Graph) -> Graph:

@@ -52,6 +52,16 @@ class View:
         switch.click()
         self.settle()
 
+    def set(self, name: str, value: str | bool) -> None:
+        """Set a control that is no switch: a list, a slider or a box to tick."""
+        self.run(
+            """const [name, value] = arguments, control = document.querySelector(`[name=graph-${name}]`);
+            if (typeof value === 'boolean') control.checked = value; else control.value = value;
+            control.dispatchEvent(new Event(control.type === 'range' ? 'input' : 'change'))""",
+            name, value,
+        )  # fmt: skip
+        self.settle()
+
     def text(self, selector: str) -> str:
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
@@ -59,14 +69,16 @@ class View:
         return bool(self.driver.find_element("css selector", selector).is_displayed())
 
     def painted(self) -> dict[str, int]:
-        """Count the opaque pixels of the main canvas by colour (`"r,g,b"`)."""
+        """Count the pixels of what edges, images and names are painted on by colour (`"r,g,b"`)."""
         found: dict[str, int] = self.run(
-            """const canvas = document.querySelector('.rg-mount canvas'), counts = {};
-            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
-            copy.drawImage(canvas, 0, 0);
-            const p = copy.getImageData(0, 0, canvas.width, canvas.height).data;
-            for (let i = 0; i < p.length; i += 4) {
-              if (p[i + 3]) { const key = `${p[i]},${p[i + 1]},${p[i + 2]}`; counts[key] = (counts[key] ?? 0) + 1 }
+            """const counts = {};
+            for (const canvas of document.querySelectorAll('.rg-stage canvas:not(.rg-print)')) {
+              const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {});
+              copy.drawImage(canvas, 0, 0);
+              const p = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+              for (let i = 0; i < p.length; i += 4) {
+                if (p[i + 3]) { const key = `${p[i]},${p[i + 1]},${p[i + 2]}`; counts[key] = (counts[key] ?? 0) + 1 }
+              }
             } return counts"""
         )
         return found
@@ -88,10 +100,9 @@ class View:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def focus(self) -> None:
-        """Reach the stage as a keyboard does, from the control before it."""
+        """Reach the stage as a keyboard does: of the graph it comes first."""
         from selenium.webdriver import Keys
 
-        self.driver.find_element("css selector", "input[name=graph-search]").click()
         self.press(Keys.TAB)
         assert self.run("return document.activeElement.className") == "rg-stage"
 
@@ -131,7 +142,7 @@ def shown(browser: "Chrome", file: Path, graph: Graph) -> View:
 
 
 def pairs(edges: list[Edge]) -> set[tuple[float, float]]:
-    return {(min(a, b), max(a, b)) for a, b, _ in edges}
+    return {(min(a, b), max(a, b)) for a, b, *_ in edges}
 
 
 def neighbours(graph: Graph, side: str, number: int) -> set[float]:
@@ -151,8 +162,9 @@ def lone(graph: Graph, side: str = "student") -> dict[str, Any]:
 
 def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
     assert (view.data("edges"), view.data("positions"), view.data("colour")) == ("student", "student", "label")
-    assert int(view.data("nodesShown")) == 2000
-    assert int(view.data("edgesShown")) == len(graph["edges"]["student"]) == 16_000
+    assert int(view.data("nodesShown")) == 600
+    view.set("most", "0")
+    assert int(view.data("edgesShown")) == len(graph["edges"]["student"]) == 4_800
     student, teacher = pairs(graph["edges"]["student"]), pairs(graph["edges"]["teacher"])
     drawn = {"student": view.painted()}
     for value, expected in (
@@ -168,6 +180,101 @@ def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
     assert drawn["student"] != drawn["teacher"] != drawn["differing"] != drawn["student"]
     view.choose("edges", "student")
     assert view.painted() == drawn["student"]
+
+
+def test_limits_of_edges(view: View, graph: Graph) -> None:
+    classes, edges = [node["class"] for node in graph["nodes"]], graph["edges"]["student"]
+
+    def drawn() -> int:
+        return int(view.data("edgesShown"))
+
+    kept, degree = 0, [0] * len(classes)
+    for a, b, *_ in sorted(edges, key=lambda edge: -edge[2]):  # the strongest first, as long as both ends have room
+        if max(degree[int(a)], degree[int(b)]) < 2:
+            kept, degree[int(a)], degree[int(b)] = kept + 1, degree[int(a)] + 1, degree[int(b)] + 1
+    assert drawn() == kept < 600, "as many at first"
+    view.set("most", "0")
+    view.set("across", True)
+    between = [edge for edge in edges if classes[int(edge[0])] != classes[int(edge[1])]]
+    assert drawn() == len(between)
+    view.set("least", "60")
+    weights = [edge[2] for edge in edges]
+    bound = min(weights) + 0.6 * (max(weights) - min(weights))
+    assert drawn() == sum(edge[2] >= bound for edge in between)
+    assert f"at least {bound:.2f}" in view.text(".rg-least")
+    view.choose("edges", "differing")
+    assert "any" in view.text(".rg-least"), "another quantity: how much the networks differ"
+
+
+def test_thumbnails_do_not_pile_up(view: View, graph: Graph) -> None:
+    for _ in range(3):
+        view.driver.find_element("css selector", "button[title='Zoom in']").click()
+        view.settle()
+    shown: list[tuple[float, float]] = view.run(
+        """const canvas = document.querySelector('.rg-mount canvas'), { width, height } = canvas, found = [];
+        const data = document.querySelector('#graph-view').dataset, [x, y] = data.centre.split(' ').map(Number);
+        const copy = new OffscreenCanvas(width, height).getContext('2d');
+        copy.drawImage(canvas, 0, 0);
+        const p = copy.getImageData(0, 0, width, height).data;
+        for (const [nodeX, nodeY, colour] of arguments[0]) {
+          const at = [width / 2 + (nodeX - x) * data.zoom, height / 2 + (y - nodeY) * data.zoom];
+          const [column, row] = at.map(Math.round), pixel = 4 * (row * width + column);
+          const inside = column >= 0 && row >= 0 && column < width && row < height;
+          if (inside && colour.every((part, i) => p[pixel + i] === part)) found.push(at);
+        } return found""",
+        [[node["x_student"], node["y_student"], thumb_colour(node)] for node in graph["nodes"]],
+    )
+    apart = [max(abs(a - c), abs(b - d)) for i, (a, b) in enumerate(shown) for c, d in shown[:i]]
+    assert len(shown) > 20 and min(apart) > 40, "each has its own room"
+
+
+def thumb_colour(node: dict[str, Any]) -> list[int]:
+    number = node["thumb"][1] * 50 + node["thumb"][0]
+    return [40 + number % 20 * 10, 230 - number % 20 * 9, number * 7 % 256]
+
+
+def test_one_finger_scrolls_past_and_two_zoom(view: View) -> None:
+    metrics = {"width": 400, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    view.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    view.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    view.run("document.querySelector('.rg-stage').scrollIntoView({block: 'center', behavior: 'instant'})")
+    view.settle()
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        event = {"type": kind, "touchPoints": [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]}
+        view.driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+    before, scrolled = (view.data("zoom"), view.data("centre")), view.run("return scrollY")
+    touch("touchStart", (200, 400))
+    for step in range(1, 11):
+        touch("touchMove", (200, 400 - 20 * step))
+    touch("touchEnd")
+    view.settle()
+    assert view.run("return scrollY") > scrolled + 100
+    assert (view.data("zoom"), view.data("centre")) == before
+    view.run("document.querySelector('.rg-stage').scrollIntoView({block: 'center', behavior: 'instant'})")
+    view.settle()
+    scrolled = view.run("return scrollY")
+    touch("touchStart", (180, 350), (220, 350))
+    for step in range(1, 9):
+        touch("touchMove", (180 - 5 * step, 350), (220 + 5 * step, 350))
+    touch("touchEnd")
+    view.settle()
+    assert float(view.data("zoom")) == pytest.approx(3 * float(before[0]), rel=0.05)
+    assert view.run("return scrollY") == scrolled
+    view.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_the_search_knows_files_and_numbers(view: View, graph: Graph) -> None:
+    from selenium.webdriver import Keys
+
+    search = view.driver.find_element("css selector", "input[name=graph-search]")
+    search.send_keys("234")
+    assert int(view.data("nodesShown")) == 1, "a number is one image's"
+    search.clear()
+    search.send_keys(graph["nodes"][77]["file"].upper(), Keys.ENTER)
+    view.wait("document.querySelector('#graph-view').dataset.pinned === '77'")
+    assert graph["nodes"][77]["file"] in view.text(".rg-panel")
 
 
 def test_hovering_shows_a_node_and_clicking_pins_it(view: View, graph: Graph) -> None:
@@ -188,10 +295,8 @@ def test_hovering_shows_a_node_and_clicking_pins_it(view: View, graph: Graph) ->
         f"of the student's {len(student)} and the teacher's {len(teacher)}",
     ):
         assert told in card
-    number = node["thumb"][1] * 50 + node["thumb"][0]
-    expected = [40 + number % 20 * 10, 230 - number % 20 * 9, number * 7 % 256]
     thumb = "document.querySelector('.rg-card canvas').getContext('2d').getImageData(36, 36, 1, 1).data"
-    assert view.run(f"return [...{thumb}].slice(0, 3)") == expected
+    assert view.run(f"return [...{thumb}].slice(0, 3)") == thumb_colour(node)
     view.hover(node, press=True)
     assert view.data("pinned") == str(node["id"])
     counts = [view.run(f"return document.querySelectorAll('.rg-neighbours')[{i}].children.length") for i in (0, 1)]
@@ -213,6 +318,9 @@ def test_colours_follow_label_prediction_and_community(view: View) -> None:
         drawn.append(view.painted())
         assert view.run("return document.querySelectorAll('.rg-groups li').length") == count
     assert drawn[0] != drawn[1] != drawn[2] != drawn[4]
+    view.set("colour", "overlap")
+    assert not view.run("return document.querySelector('.rg-groups')")
+    assert view.text(".rg-scale").startswith("Overlap") and view.painted() not in drawn
 
 
 def test_the_other_map_moves_the_nodes(view: View, graph: Graph) -> None:
@@ -234,12 +342,13 @@ def test_reduced_motion_jumps(view: View) -> None:
 def test_the_search_keeps_a_class(view: View, graph: Graph) -> None:
     view.driver.find_element("css selector", "input[name=graph-search]").send_keys(HOSTILE[0])
     view.settle()
-    assert int(view.data("nodesShown")) == 100
+    assert int(view.data("nodesShown")) == 30
     members = {node["id"] for node in graph["nodes"] if node["class"] == 0}
-    expected = sum(bool(members & {a, b}) for a, b, _ in graph["edges"]["student"])
+    view.set("most", "0")
+    expected = sum(bool(members & {a, b}) for a, b, *_ in graph["edges"]["student"])
     assert int(view.data("edgesShown")) == expected
     view.run("document.querySelector('.rg-table').open = true")
-    view.wait("document.querySelectorAll('.rg-table tbody tr').length === 100")
+    view.wait("document.querySelectorAll('.rg-table tbody tr').length === 30")
     assert view.text(".rg-table tbody tr td") == HOSTILE[0]
 
 
@@ -255,7 +364,7 @@ def test_keyboard_zooms_moves_and_walks_among_neighbours(view: View, graph: Grap
     second = int(view.data("current"))
     assert second in near
     assert weights[frozenset((first, second))] == max(weights[frozenset((first, other))] for other in near)
-    assert f"Neighbour 1 of {len(near)} of Image {first}" in view.text(".rg-live")
+    assert f"Neighbour 1 of {len(near)} of {graph['nodes'][first]['file']}" in view.text("[role=status]")
     view.press(Keys.ARROW_DOWN)
     view.press(Keys.ARROW_RIGHT)
     assert int(view.data("current")) in neighbours(graph, "student", second)
@@ -312,7 +421,7 @@ def test_wheel_buttons_and_dragging(view: View) -> None:
 
 def test_theme_follows_the_system_and_the_page(view: View) -> None:
     background = "return getComputedStyle(document.querySelector('.rg-stage')).backgroundColor"
-    colours = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}
+    colours = {"light": "rgb(255, 255, 255)", "dark": "rgb(26, 29, 33)"}
     for scheme, other in (("light", "dark"), ("dark", "light")):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         view.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -336,10 +445,11 @@ def test_nothing_overflows_a_narrow_window(view: View) -> None:
 
 def test_a_run_without_a_teacher(browser: "Chrome", graph: Graph, tmp_path: Path) -> None:
     view = shown(browser, tmp_path / "alone.html", without_teacher(graph))
-    assert int(view.data("edgesShown")) == 16_000
+    view.set("most", "0")
+    assert int(view.data("edgesShown")) == 4_800
     assert view.run("return document.querySelectorAll('#graph-view input[type=radio]').length") == 0
     options = "return [...document.querySelectorAll('select[name=graph-colour] option')].map((one) => one.value)"
-    assert view.run(options) == ["label", "prediction_student", "community_student"]
+    assert view.run(options) == ["label", "prediction_student", "community_student", "overlap"]
     assert "eacher" not in view.text("#graph-view .rg-legend")
     view.hover(lone(graph), press=True)
     assert "eacher" not in view.text("#graph-view .rg-panel")

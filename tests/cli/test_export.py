@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import sys
@@ -43,11 +44,23 @@ def test_the_pair_opens_in_python(program: Program, run: Path) -> None:
     assert [known.nodes[f"s{i}"]["prediction"] for i in range(FIRST)] == pair["student"].prediction.tolist()
 
 
+def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
+    told = program("export", run, "-o", "edges.csv", "--first", FIRST, "--k", 3, "--split", "all", "--side", "teacher",
+                   "--attributes", "index,split,train_mask", "--thumbnails").stdout  # fmt: skip
+    assert told.startswith(f"edges.csv: {FIRST} images, ") and told.endswith("nodes in nodes.csv\n")
+    nodes, edges = ([*csv.DictReader(Path(name).read_text().splitlines())] for name in ("nodes.csv", "edges.csv"))
+    assert Counter(edge["target"] for edge in edges) == dict.fromkeys((node["id"] for node in nodes), 3)
+    assert {node["image"] for node in nodes} == {str(path) for path in Path("edges_thumbnails").iterdir()}
+    assert len({node["image"] for node in nodes}) == FIRST  # an index stands for one image of each split
+    assert {(node["split"] == "train", node["train_mask"]) for node in nodes} == {(True, "True"), (False, "False")}
+
+
 def test_threshold_is_a_part_of_dense(program: Program, run: Path) -> None:
     both = export(program, run, "graph.json", "--graph", "dense")
     pairs = FIRST * (FIRST - 1) // 2
     assert not both.is_directed() and kinds(both) == {"match": FIRST**2, "student": pairs, "teacher": pairs}
-    near = export(program, run, "near.json", "--graph", "threshold", "--threshold", 0.5, "--side", "teacher")
+    near = export(program, run, "near.json", "--graph", "threshold", "--threshold", 0.5, "--side", "teacher",
+                  "--source", "projection")  # fmt: skip
     teacher = [(a, b) for a, b, edge in both.edges(data=True) if edge["kind"] == "teacher" and edge["weight"] >= 0.5]
     assert 0 < len(teacher) < pairs
     assert {frozenset(ends) for ends in near.edges} == {frozenset(ends) for ends in teacher}
@@ -174,7 +187,8 @@ def test_a_run_without_a_teacher(program: Program, failure: Failing, alone: Path
     placed = export(program, alone, "graph.json", "--side", "student", "--k", 2, "--layout", "spring")
     assert kinds(placed) == {"student": FIRST * 2}
     assert len({(data["x"], data["y"]) for _, data in placed.nodes(data=True)}) == FIRST
-    told = dict.fromkeys(("", "--diff", "--side student --attributes overlap"), "was trained without a teacher")
+    told = dict.fromkeys(("", "--diff"), "was trained without a teacher")
+    told["--side student --attributes overlap"] = "overlap is of two networks' neighbours, got the student's alone"
     check_told(failure, ("export", alone, "-o", "other.json"), told)
 
 
@@ -183,7 +197,7 @@ def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
         "graph.gefx": "unknown format to export 'gefx': did you mean 'gexf'?",
         "missing/graph.gexf --first 9 --k 2": "cannot write missing/graph.gexf: No such file",
         "graph.gexf --first 9 --k 9": "k must be between 1 and the number of nodes less one, 8, got 9",
-        "graph.gexf --split train --graph dense": "at most 1,000,000 edges",
+        "graph.json --split train --graph dense": "at most 1,000,000 edges",
         "graph.gexf --attributes labels": "unknown node attribute 'labels': did you mean 'label'?",
         "graph.gexf --diff --side teacher": "--diff compares both networks: expected no --side",
         "graph.gexf --diff --graph dense": "with the graph 'dense' both networks hold all pairs",

@@ -31,8 +31,10 @@ def row_below(told: str, start: str) -> int:
 
 
 def test_tables_of_an_analysis_tell_what_the_json_says(program: Program, run: Path) -> None:
-    told, summary = analyze(program, run)
-    assert told.startswith(f"digits, test: {FIRST} images, k = 3\n")
+    told, summary = analyze(program, run, "--source", "projection")
+    whose = "The teacher's graph is of the teacher's vectors behind the run's projection.\n"
+    assert told.startswith(f"digits, test: {FIRST} images, k = 3\n{whose}")
+    assert cells(told, "graph ") == ["student", "projection"]
     graphs = [summary["student"], summary["teacher"]]
     assert cells(told, "edges that join equal labels %") == [f"{100 * graph['homophily']:.2f}" for graph in graphs]
     assert cells(told, "modularity") == [f"{graph['modularity']:.2f}" for graph in graphs]
@@ -50,6 +52,26 @@ def test_tables_of_an_analysis_tell_what_the_json_says(program: Program, run: Pa
     assert cells_of_image == [str(image["index"]), image["name"], f"{100 * image['overlap']:.0f}", *neighbours]
 
 
+def test_the_teachers_own_vectors_are_meant_by_teacher(program: Program, run: Path) -> None:
+    told, summary = analyze(program, run)
+    assert summary["source"] == "teacher" and "match" not in summary
+    assert "\nThe teacher's graph is of the frozen teacher's own vectors.\nNodes are not matched: the vectors" in told
+    assert cells(told, "graph ") == ["student", "teacher"] and cells(told, "nearest teacher node is the own %") == ["-"]
+
+
+def test_a_store_is_analysed_and_exported_without_a_run(program: Program) -> None:
+    program("embed", "--dataset", "digits", "--out", "store")
+    told = program("analyze", "store", "--first", FIRST, "--k", 3).stdout
+    start = (
+        f"digits, train: {FIRST} images, k = 3\nThe graph is of the frozen teacher's own vectors, without a student.\n"
+    )
+    assert told.startswith(start) and told.endswith("\nstore/analysis.json\n")
+    homophily = json.loads(Path("store/analysis.json").read_text())["teacher"]["homophily"]
+    assert cells(told, "edges that join equal labels %") == [f"{100 * homophily:.2f}"]
+    told = program("export", "store", "-o", "g.gexf", "--first", FIRST, "--layout", "none").stdout
+    assert told.startswith("g.gexf: 40 images, ") and told.endswith(", of the frozen teacher's own vectors\n")
+
+
 def test_the_json_of_an_analysis_lies_beside_the_run(program: Program, run: Path) -> None:
     path = run / "analysis-val.json"
     told = program("analyze", run, "--split", "val", "--k", 2).stdout
@@ -64,7 +86,7 @@ def test_an_analysis_gives_the_same_file(program: Program, run: Path) -> None:
 
 def test_an_analysis_without_a_teacher(program: Program, alone: Path) -> None:
     told, summary = analyze(program, alone)
-    assert "The run has no teacher: the student's graph alone is analysed." in told
+    assert "The graph is of the student's vectors, without a teacher's." in told
     assert "teacher" not in summary and "overlap" not in told
     assert len(cells(told, "modularity")) == 1
 
@@ -125,7 +147,6 @@ def test_what_cannot_be_judged(failure: Failing, misuse: Failing, run: Path, tmp
         "-o missing/report.html --first 9 --k 2": "cannot write missing/report.html: No such file",
         "--first 9 --k 9": "number of images less one, 8, got 9",
         "--k 0": "got 0",
-        str(run): "each run once",
     })  # fmt: skip
     assert "Missing argument" in misuse("report")
     check_told(misuse, ("analyze", run), {"--k 0": "0 is not in the range", "--first 1": "1 is not in the range"})

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from relgraph.data import folders
-from relgraph.data.datasets import DataSet, load
+from relgraph.data.datasets import DataSet, load, together
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.listing import NO_CLASS, TAKEN, LeftOut
 from relgraph.names import dataset
@@ -195,3 +195,22 @@ def test_a_listing_names_what_it_leaves_out(pool: Path) -> None:
     (pool / "notes.txt").touch()
     left_out = LeftOut()
     assert len(folders.list_pool(pool, {}, left_out).names) == 5 and left_out.formats == {".txt": 1}
+
+
+@pytest.mark.parametrize("mode", ["memory", "stream"])
+def test_images_keep_the_names_of_their_files_and_splits(tmp_path: Path, mode: str) -> None:
+    photos, further = write_folder(tmp_path / "photos", {"train": 4, "test": 2}), tmp_path / "pool/deep/new.png"
+    write_image(further, seed=50)
+    data = read(f"folder:{photos}", unlabelled=tmp_path / "pool", mode=mode, val_fraction=0.25)
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    whole = together([*parts.values()])
+    assert [len(part) for part in parts.values()] == [7, 2, 4] and whole.split == "all"
+    names, chosen = data.file_names(whole), data.file_names(whole.select(torch.tensor([11, 2])))
+    assert names is not None and chosen == [names[11], names[2]]
+    assert torch.equal(pixels(whole), stacked([photos / name for name in names]))  # an absolute path is itself
+    own = [next(part for part in parts if whole.masks[f"{part}_mask"][number]) for number in range(len(names))]
+    assert own == [part for part, images in parts.items() for _ in range(len(images))]
+    for name, part, label in zip(names, own, whole.labels.tolist(), strict=True):
+        folder = f"{'test' if part == 'test' else 'train'}/{data.train.classes[label]}"
+        assert name == str(further) if label < 0 else os.path.dirname(name) == folder
+    assert (digits := read("digits", image_size=None)).file_names(digits.test) is None

@@ -31,7 +31,7 @@ def test_images_and_labels_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "train/cat/._0.png").write_bytes(b"not an image either")
     (tmp_path / "train/.cache").mkdir()
     classes, splits = read_folder(tmp_path, None)
-    images, labels = splits["train"]
+    images, labels, _ = splits["train"]
     assert isinstance(images, torch.Tensor)
     assert classes == ("cat", "dog") and list(splits) == ["train", "test"]
     assert torch.equal(images, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
@@ -82,7 +82,7 @@ def test_streamed_images_are_those_in_memory(folder: Path) -> None:
     classes, held = read_folder(folder, 5, "memory")
     same, streamed = read_folder(folder, 5, "stream")
     assert same == classes and list(streamed) == list(held)
-    for split, (files, labels) in streamed.items():
+    for split, (files, labels, _) in streamed.items():
         pixels = held[split][0]
         assert isinstance(files, ImageFiles) and isinstance(pixels, torch.Tensor)
         assert torch.equal(files.load(split), pixels) and torch.equal(labels, held[split][1])
@@ -93,7 +93,7 @@ def test_auto_streams_all_splits_if_together_they_do_not_fit(folder: Path, monke
     for limit, kind in ((10 * 3 * 6 * 6, torch.Tensor), (10 * 3 * 6 * 6 - 1, ImageFiles)):
         monkeypatch.setattr(folders, "MEMORY_LIMIT", limit)
         _, splits = read_folder(folder, None)
-        assert [type(images) for images, _ in splits.values()] == [kind, kind]
+        assert [type(images) for images, *_ in splits.values()] == [kind, kind]
 
 
 def test_streaming_opens_the_first_image_alone(folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_folder_without_splits_holds_images_without_labels(tmp_path: Path, mon
     (tmp_path / "a/notes.txt").write_text("not an image")
     for mode in ("auto", "stream"):
         classes, splits = read_folder(tmp_path, None, mode)
-        (images, labels), (none, no_labels) = splits["train"], splits["test"]
+        (images, labels, _), (none, no_labels, _) = splits["train"], splits["test"]
         pixels = images.load("train") if isinstance(images, ImageFiles) else images
         assert isinstance(images, ImageFiles) == isinstance(none, ImageFiles) == (mode == "stream")
         assert classes == () and list(splits) == ["train", "test"]
@@ -132,7 +132,7 @@ def test_a_folder_without_splits_holds_images_without_labels(tmp_path: Path, mon
         assert labels.tolist() == [-1, -1, -1] and labels.dtype == no_labels.dtype == torch.int64
         assert none.shape == (0, 3, 6, 6) and no_labels.tolist() == []
     monkeypatch.chdir(tmp_path)
-    images, _ = read_folder(Path(), None, "stream")[1]["train"]
+    images, *_ = read_folder(Path(), None, "stream")[1]["train"]
     assert isinstance(images, ImageFiles) and images.names.tolist() == [b"a/b/c/1.bmp", b"b.png", b"cat/0.PNG"]
 
 

@@ -147,3 +147,14 @@ def test_an_image_of_another_size_is_one_sentence_from_a_worker_too(tmp_path: Pa
         batches = images.batches([torch.tensor([0, 2]), torch.tensor([2, 1]), torch.tensor([0])], workers)
         assert next(batches).shape == (2, 3, 5, 7)
         assert_refused((partial(next, batches), told))
+
+
+def test_some_of_many_images_are_drawn_evenly_over_their_classes() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 3 + [-1] * 10 + [2] * 30)
+    images = ImageSet(torch.zeros(83, 1, 1, 1), labels, ("a", "b", "c"), "train", torch.arange(83))
+    found = images.evenly(30)
+    assert [int((found.labels == label).sum()) for label in (-1, 0, 1, 2)] == [9, 9, 3, 9]
+    assert torch.equal(found.index, images.evenly(30).index) and bool((found.index.diff() > 0).all())
+    assert {*images.evenly(29).index.tolist()} < {*found.index.tolist()}  # one more image, the others are the same
+    assert found.index[found.labels == 0].tolist() != [*range(9)]
+    assert images.evenly(83) is images and len(images.evenly(1)) == 1

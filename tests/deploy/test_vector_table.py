@@ -202,6 +202,6 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(photos: Path, tmp
 
 def test_parquet_needs_a_package(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    told = r"needs the package pyarrow, .*: pip install 'relgraph\[parquet\]', or write an \.npy or \.csv file$"
+    told = r"needs the package pyarrow, .*: pip install 'relgraph\[parquet\]', or write a \.csv file$"
     assert_refused_like((lambda: embed(f"folder:{photos}", "embedded:digits", tmp_path / "v.parquet"), told))
     assert os.listdir(tmp_path) == []

@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
 def names(path: Path, left_out: LeftOut | None = None) -> dict[str, list[str]]:
     """Return the paths of the images of each split within its folder."""
     found = {}
-    for split, (images, _) in read_folder(path, 8, "stream", left_out)[1].items():
+    for split, (images, *_) in read_folder(path, 8, "stream", left_out)[1].items():
         assert isinstance(images, ImageFiles)
         found[split] = [os.fsdecode(name) for name in images.names]
     return found

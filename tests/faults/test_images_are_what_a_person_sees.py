@@ -203,7 +203,7 @@ def test_what_pil_reads_well_is_taken_and_the_rest_is_counted_in_one_line(tmp_pa
     for name in ("notes.txt", "more.TXT", "picture.xcf", "README", ".hidden.txt", ".hidden.png"):
         (tmp_path / name).write_bytes(b"")
     left_out = LeftOut()
-    images, _ = read_folder(tmp_path, None, left_out=left_out)[1]["train"]
+    images, *_ = read_folder(tmp_path, None, left_out=left_out)[1]["train"]
     assert isinstance(images, torch.Tensor) and len(images) == 5 + int(features.check("avif") or False)
     assert (images[-1] == 10).all() and (images[:-1].int() - 200).abs().max() <= 2, "of a GIF the first frame"
     told = "d: left out files of other formats (2 .txt, 1 without a suffix, 1 .xcf)"
@@ -249,10 +249,13 @@ def test_bad_images_stop_or_are_skipped_before_anything_is_drawn(mode: str, tmp_
     for file in BAD:
         (data / file).unlink()
     same, expected = read_folder(data, None, mode)
-    assert classes == same and {split: len(labels) for split, (_, labels) in splits.items()} == {
+    assert classes == same and {split: len(labels) for split, (_, labels, _) in splits.items()} == {
         "train": 34, "val": 14, "test": 17,
     }  # fmt: skip
-    for split, (images, labels) in splits.items():
+    for split, (images, labels, files) in splits.items():
+        assert len(files) == len(labels) and not {str(data / file) for file in BAD} & {
+            *map(files.path, range(len(files)))
+        }
         pixels = [i.load(split) if isinstance(i, ImageFiles) else i for i in (images, expected[split][0])]
         assert torch.equal(*pixels) and torch.equal(labels, expected[split][1])
     assert set(left_out.skipped) == {str(data / file) for file in BAD}
@@ -265,7 +268,7 @@ def test_bad_images_stop_or_are_skipped_before_anything_is_drawn(mode: str, tmp_
 def test_without_labels_bad_images_are_skipped_too(tmp_path: Path) -> None:
     data = spoilt(tmp_path) / "train"
     for mode in ("memory", "stream"):
-        images, labels = read_folder(data, None, mode, LeftOut(skip=True))[1]["train"]
+        images, labels, _ = read_folder(data, None, mode, LeftOut(skip=True))[1]["train"]
         assert len(images) == len(labels) == 34
     for file in data.rglob("*.png"):
         file.write_bytes(b"")

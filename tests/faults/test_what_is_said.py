@@ -242,7 +242,7 @@ def test_a_board_on_a_full_disk_is_one_line_and_the_run_goes_on(
 
 def test_a_board_at_a_limit_of_file_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resource = pytest.importorskip("resource")
-    board, limits = Board(tmp_path, 0, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    board, limits = Board(tmp_path, {}, 0, -1), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
         for epoch in range(1, 50):

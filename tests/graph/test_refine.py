@@ -9,7 +9,16 @@ from torch_geometric.nn import GraphConv
 
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
-from relgraph.graph.refine import REFINERS, Refinement, SignedConv, Smoothing, neighbourhood
+from relgraph.graph.refine import (
+    REFINERS,
+    Convolution,
+    NodeRefinement,
+    Refinement,
+    SignedConv,
+    Smoothing,
+    neighbourhood,
+    raw,
+)  # fmt: skip
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Nearest
 from tests.checks import assert_refused
 
@@ -100,6 +109,42 @@ def test_weights_that_cancel_give_finite_values_and_gradients(name: str, values:
         assert refined.isfinite().all() and all(g.isfinite().all() for g in gradients)
         results.append(refined)
     torch.testing.assert_close(*results)
+
+
+class Shifted(nn.Module):
+    """A user's own convolution: the sum of the neighbours."""
+
+    def __init__(self, extra: int = 0) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        found = torch.zeros(len(x) + self.extra, x.shape[1]).to(x)
+        return found.index_add(0, edge_index[1], edge_weight[:, None] * x[edge_index[0]])
+
+
+def test_a_module_of_one_s_own_is_given_edges_and_their_weights() -> None:
+    x, matrix = nodes()
+    own = Convolution(Shifted(), raw, skip=False)
+    torch.testing.assert_close(own(x, matrix, ALL_PAIRS), (matrix - torch.diag(matrix.diagonal())) @ x)
+    edges = knn(matrix, 3)
+    expected = torch.zeros(N, D).double()
+    for j, i in edges.edge_index.T.tolist():
+        expected[i] += matrix[i, j] * x[j]
+    torch.testing.assert_close(own(x, edges.pick(matrix), edges), expected)
+    torch.testing.assert_close(NodeRefinement(own, "embedding", 3, pearson)(x), expected)
+    told = "a refinement returns nodes as it gets them, expected (7, 5), got (8, 5)"
+    assert_refused((lambda: Convolution(Shifted(1), raw)(x, matrix, ALL_PAIRS), told))
+
+
+def test_a_trained_refinement_moves_vectors_over_any_graph() -> None:
+    x, matrix = nodes()
+    moves = NodeRefinement(Smoothing(D), "embedding", 20, pearson)
+    everyone = Smoothing(D)(x, matrix, ALL_PAIRS)
+    torch.testing.assert_close(moves(x), everyone)  # no more neighbours than there are
+    torch.testing.assert_close(moves(x, ALL_PAIRS), everyone)
+    torch.testing.assert_close(moves(x, knn(matrix, 2)), Smoothing(D)(x, knn(matrix, 2).pick(matrix), knn(matrix, 2)))
+    torch.testing.assert_close(moves(x[:1]), x[:1] / 2)
 
 
 def test_a_node_without_edges_gets_nothing_from_its_neighbours() -> None:

@@ -88,7 +88,10 @@ def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: 
     assert means == pytest.approx(losses, rel=1e-5) and not first.terms["edge"].requires_grad
     own, broken = made
     assert own.calls[:3] == [tmp_path / "run", "run", "resnet8"] and own.calls[-1] == "success"
-    assert own.calls[3:-1] == [(1, ["cross_entropy"], losses[0]), (2, ["cross_entropy"], losses[1])]
+    assert own.calls[3:-1] == [
+        (1, ["batch_degenerate_student"], losses[0]),
+        (2, ["batch_degenerate_student"], losses[1]),
+    ]
     assert broken.calls == [tmp_path / "run", "run", "resnet8"]
     assert capsys.readouterr().out.count("failed: the server is gone: the run goes on without it") == 1
     assert not (tmp_path / "run" / "tensorboard").exists()

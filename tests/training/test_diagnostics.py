@@ -20,7 +20,7 @@ from relgraph.training.distillation import build, train
 from relgraph.training.epochs import train_epoch
 from relgraph.training.runs import RunDirectory
 from relgraph.training.spread import Spread
-from tests.checks import MEASURES
+from tests.checks import MEASURES, OF_BATCHES
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, states
 
 N = 10
@@ -103,7 +103,7 @@ def test_every_so_many_steps_and_none_without_a_teacher(make: RecipeMaker) -> No
     assert [row["step"] for row in some.read()] == [0, 3, 6]
     assert none.read() == [] and none.means() == {}
     row, rows = train_epoch(build(make(method="none", diagnose_every=1)), 0)
-    assert rows == [] and not {*MEASURES} & row.keys()
+    assert rows == [] and not {*OF_BATCHES} & row.keys()
 
 
 def test_a_step_of_the_labels_alone_is_measured_too(make: RecipeMaker) -> None:
@@ -111,7 +111,7 @@ def test_a_step_of_the_labels_alone_is_measured_too(make: RecipeMaker) -> None:
     job = build(make(method="sp", init_epochs=1, diagnose_every=2))
     rows = [train_epoch(job, epoch)[0] for epoch in range(2)]
     assert "sp" in rows[0] and "sp" not in rows[1]
-    assert {*MEASURES} & rows[0].keys() == {*MEASURES} & rows[1].keys() >= {"overlap", "edge_rank"}
+    assert {*OF_BATCHES} & rows[0].keys() == {*OF_BATCHES} & rows[1].keys() >= {"batch_overlap", "batch_edge_rank"}
 
 
 def test_means_are_those_of_all_nodes() -> None:
@@ -121,8 +121,9 @@ def test_means_are_those_of_all_nodes() -> None:
         {"overlap": torch.tensor([1.0, 4.0]), "homophily_student": torch.tensor([0.0, 0.0])},
         {"overlap": torch.tensor([5.0, 8.0]), "homophily_student": torch.tensor([1.0, 2.0])},
     ]
-    assert some.means() == {"overlap": 0.5, "homophily_student": 0.5}
-    assert some.read() == [{"step": 0, "overlap": 0.25}, {"step": 1, "overlap": 0.625, "homophily_student": 0.5}]
+    of_labels = {"batch_homophily_student": 50.0, "batch_homophily_edges": 2.0}
+    assert some.means() == {"batch_overlap": 50.0, **of_labels}
+    assert some.read() == [{"step": 0, "batch_overlap": 25.0}, {"step": 1, "batch_overlap": 62.5, **of_labels}]
 
 
 def test_measuring_moves_nothing(make: RecipeMaker) -> None:
@@ -130,7 +131,7 @@ def test_measuring_moves_nothing(make: RecipeMaker) -> None:
     for every in (0, 1):
         job = build(make(diagnose_every=every, graph="knn", k=3))
         row, _ = train_epoch(job, 0)
-        assert ("overlap" in row) == (every == 1)
+        assert ("batch_overlap" in row) == (every == 1)
         weights.append(states(job.objective))
     assert equal(*weights)
 
@@ -144,8 +145,8 @@ def test_a_pair_without_a_matrix_is_measured(make: RecipeMaker) -> None:
         found, expected = row(form=form, graph=graph), row(form="matrix", graph=graph)
         assert found.keys() == expected.keys()
         # Of a sparse pair all pairs of the nodes are measured, in place of its edges.
-        names = {"loss", "node", "edge", "match", "homophily_student"}
-        names |= {"overlap", "edge_rank"} if graph == "dense" else set()
+        names = {"loss", "node", "edge", "batch_match", "batch_homophily_student"}
+        names |= {"batch_overlap", "batch_edge_rank"} if graph == "dense" else set()
         assert {name: found[name] for name in names} == pytest.approx({k: expected[k] for k in names}, rel=1e-3)
 
 
@@ -163,9 +164,9 @@ def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
     run, path = RunDirectory(finished("dense")), tmp_path / "run"
     rows = run.read_metrics(run.diagnostics_file)
-    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 0), (2, 0), (3, 0)], "5 steps an epoch"
-    assert [row["overlap"] for row in rows] == [row["overlap"] for row in run.read_metrics()]
-    assert set(MEASURES) <= set(run.read_metrics()[0])
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 0), (2, 5), (3, 10)], "5 steps an epoch"
+    assert [row["batch_overlap"] for row in rows] == [row["batch_overlap"] for row in run.read_metrics()]
+    assert set(OF_BATCHES) <= set(run.read_metrics()[0])
     train(make(epochs=1, diagnose_every=2), path)
     assert [row["step"] for row in RunDirectory(path).read_metrics(RunDirectory(path).diagnostics_file)] == [0, 2, 4]
     assert not RunDirectory(finished("none")).diagnostics_file.exists()

@@ -43,10 +43,12 @@ def test_an_epoch_is_a_plain_loop(by_epoch: bool) -> None:
         for words, wanted in zip(found[1::2], expected[1::2], strict=True):
             assert [float(x) for x in words[1:]] == pytest.approx([float(x) for x in wanted.split()[1:]], abs=2e-6)
         assert job.objective.weight.item() == pytest.approx(weight, rel=1e-5)
-        assert list(row) == ["epoch", "lr", "loss", "product", "degenerate", "overlap", "images_per_s"]
-        assert row["epoch"] == epoch + 1 and row["lr"] == pytest.approx(rate) and row["overlap"] == 0.5
+        assert list(row) == ["epoch", "lr", "loss", "product", "degenerate", "batch_overlap", "images_per_s"]
+        assert row["epoch"] == epoch + 1 and row["lr"] == pytest.approx(rate) and row["batch_overlap"] == 50
         assert row["loss"] == row["product"] == pytest.approx(sum(losses) / STEPS, rel=1e-5)
-        steps = [{"epoch": epoch + 1, "step": step, "overlap": (1 + step) / 4} for step in (0, 2)]
+        steps = [
+            {"epoch": epoch + 1, "step": STEPS * epoch + step, "batch_overlap": 25.0 * (1 + step)} for step in (0, 2)
+        ]
         assert measured == steps and job.asked == ["average"] * (epoch + 1)
 
 

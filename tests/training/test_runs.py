@@ -18,7 +18,7 @@ from relgraph.own_code import Own
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import RunDirectory, check_free, environment, free_name
-from tests.checks import MEASURES, assert_refused_like
+from tests.checks import OF_BATCHES, assert_refused_like
 from tests.training.conftest import Runs
 
 # The terms of each variant, and the figures of its evaluation.
@@ -75,10 +75,12 @@ def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
             own = terms
             if variant == "early" and row["epoch"] > 1:
                 own = ["cross_entropy", "teacher_head"]  # the method has had its stage
-            measures = [name for name in row if name in MEASURES]
-            assert set(measures) >= ({"overlap", "edge_rank"} if variant != "none" else set())
+            measures = [name for name in row if name in OF_BATCHES]
+            assert set(measures) >= ({"batch_overlap", "batch_edge_rank"} if variant != "none" else set())
             top1 = ["train_top1"] if judged == CLASSES else []
-            others = ["epoch", "lr", "loss", *own, *top1, "degenerate", "images_per_s", *judged]
+            others = ["epoch", "lr", "loss", *own, *top1, "degenerate", "images_per_s", *judged,
+                      *(["val_overlap@8", "val_homophily_student", "val_homophily_teacher"]
+                        if variant not in ("none", "unlabelled") else [])]  # fmt: skip
             assert [name for name in row if name not in measures] == others
             assert all(math.isfinite(value) for value in row.values()) and row["images_per_s"] > 0
             of_student = [row[name] for name in own if name not in ("teacher_head", "teacher_refined")]

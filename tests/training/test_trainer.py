@@ -37,7 +37,7 @@ def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(t
         if weights is not None:
             assert len(load_checkpoint(opened.best)["progress"]["rows"]) == weights
         header, *lines = opened.metrics_file.read_text().splitlines()
-        assert header.startswith("epoch,lr,loss,product,degenerate,overlap,images_per_s")
+        assert header.startswith("epoch,lr,loss,product,degenerate,batch_overlap,images_per_s")
         assert len(lines) == 4 and len(opened.read_metrics(opened.diagnostics_file)) == 8
 
 
@@ -62,11 +62,12 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert ("begin" in job.asked) == (done == 0)
         folder, rows = path / "tensorboard", RunDirectory(path).read_metrics()
         epochs, steps = (EventAccumulator(str(place)).Reload() for place in (folder, folder / "steps"))
-        told = {name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss", "val_knn")}
-        assert told["loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
-        assert told["val_knn"] == [(2, 90.0), (4, 30.0)]
-        assert [event.step for event in steps.Scalars("overlap")] == list(range(1, 9))
-        assert [event.value for event in steps.Scalars("step")] == [0, 2] * 4
+        told = {
+            name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss/loss", "val/knn")
+        }
+        assert told["loss/loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
+        assert told["val/knn"] == [(2, 90.0), (4, 30.0)]
+        assert [event.step for event in steps.Scalars("batch/overlap")] == [0, 2, 3, 5, 6, 8, 9, 11]
     assert job.asked == [], "a finished run stays as it is"
     assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
 
@@ -76,7 +77,7 @@ def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     run(job, tmp_path / "run")
     note, first, second, third, _ = capsys.readouterr().out.splitlines()
     assert note == "counting" and first.startswith("epoch   1/4  loss ") and third.startswith("epoch   3/4  loss -")
-    assert "  val 12.00 %  overlap 0.50  " in first and "  val k-NN 90.00 %  overlap 0.50  " in second
+    assert "  val 12.00 %  batch overlap 50.0 %  " in first and "  val k-NN 90.00 %  batch overlap 50.0 %  " in second
     assert "val" not in third and all(line.endswith(" images/s") for line in (first, second, third))
     row: Mapping[str, float] = {"epoch": 2, "loss": 1.5, "train_top1": 50.0, "val_top1": 40.0, "images_per_s": 7.4}
     assert job.line(row) == "epoch   2/4  loss 1.5000  train 50.00 %  val 40.00 %  7 images/s"

@@ -105,9 +105,11 @@ def test_a_run_from_vectors_is_trained_resumed_and_judged_without_its_teacher(
     train(asked, run, resume=True)
     found = evaluate_run(run)
     assert "student" in found and "teacher" not in found
-    assert "has no network, and its vectors are of training images: the teacher is left out" in capsys.readouterr().err
+    assert "has no network, and no vectors of the test images: the teacher is left out" in capsys.readouterr().err
     assert_refused_like((lambda: run_pair(run, k=2), "has no teacher's network: export its student's graph"))
     assert len(run_pair(run, side="student", k=2)["student"].x) == 4
+    known = run_pair(run, split="train", side="teacher", k=2)
+    assert torch.equal(known["teacher"].x, torch.from_numpy(ROWS[:20])[known["teacher"].image_id])
     saved(file, ROWS[:20] + 1)
     assert_refused_like(
         (lambda: train(asked, run, resume=True), "teacher vectors:.*: expected those with which .* others$")

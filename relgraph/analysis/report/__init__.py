@@ -1,25 +1,27 @@
 """A report on finished runs: one HTML file that opens from disk and loads nothing else."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from markupsafe import Markup
-from tqdm import tqdm
 
-from relgraph.analysis.analysis import analyse
+from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.report import detail_sections as detail
 from relgraph.analysis.report import run_sections as section
 from relgraph.analysis.report.answers import answers, answers_section
 from relgraph.analysis.report.content import maps, matrices, worst
+from relgraph.analysis.report.measures import Asked, Measured, keep, measure
 from relgraph.analysis.report.page import document
-from relgraph.analysis.report.summary import summaries
+from relgraph.analysis.report.summary import Group, Summary, groups, summaries
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-from relgraph.printing import no_bar
+from relgraph.printing import Stages
 from relgraph.training.recipe import Recipe
+from relgraph.training.runs import RunDirectory
 
 Section = tuple[str, tuple[str, Markup]]  # id, heading and content
 LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
@@ -27,28 +29,34 @@ LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 def write_report(
     runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8,
-    given: Mapping[Path, Mapping[str, Any]] | None = None,
+    source: Source = "teacher", given: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> int:  # fmt: skip
     """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.
 
-    All runs are described and compared, and the first of them that trained a student is shown in detail: its graphs of
-    `k` nearest neighbours on a split, or on its first images. The split is by default "test", or "train" where
-    there are no test images. Code of one's own that a run names may be `given` again (see `TrainedRun`).
+    All runs are described and compared, their graphs of `k` nearest neighbours on a split, or on its first images,
+    included; the first of them that trained a student is shown in detail. The split is by default "test", or "train"
+    where there are no test images; `source` says whose vectors the teacher's graph is of (see `analyse`). Code of one's
+    own that a run names may be `given` again (see `TrainedRun`). A run that is not finished is shown as far as it is;
+    what is damaged is left out with a line. A run keeps its measures in `graph_measures.json`.
 
     Raises:
-        RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
-            file cannot be written.
+        RelgraphError: if one is not a run, none can be read or has a student that can be opened where one is trained,
+            the splits have too few images, the report would exceed 10 MiB, or the file cannot be written.
     """
     given = given or {}
-    described = summaries(runs, given)
-    sections = {"results": ("Results", section.results(described))}
+    described, notes = summaries(runs, given)
+    grouped, repeated = groups(described)
+    with closing(Stages("report", sum(len(group.runs) for group in grouped) + 7)) as stages:
+        shown, failed = _measure(grouped, given, Asked(split, first, k, source), stages)
+        details = {} if shown is None else dict(stages.each(_in_detail(shown, first), "sections"))
+    sections = {"results": ("Results", section.results(grouped, [*notes, *repeated, *failed]))}
+    if (nearness := section.nearness(grouped)) is not None:
+        sections["nearness"] = ("Which run is nearer its teacher?", nearness)
     sections["settings"] = ("What was run", section.options(described))
-    if (curves := section.curves(described)) is not None:
+    if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
-    for run, name in distilled[:1]:
-        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
-        sections |= dict(tqdm(detailed, f"report on {name}", 7, leave=False, disable=no_bar()))
+    first_read = ("results", "nearness", "graph")
+    sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
@@ -59,21 +67,66 @@ def write_report(
     return len(page)
 
 
-def _in_detail(opened: TrainedRun, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
-    chosen = split or ("test" if len(opened.data.test) > 0 else "train")
-    found, images = analyse(opened, chosen, k, first), opened.images(chosen)
-    summary = found.summary()
-    yield "diagnostics", (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))
+class Shown(NamedTuple):
+    """The run in detail."""
+
+    run: Summary
+    opened: TrainedRun
+    analysis: Analysis
+    summary: dict[str, Any]
+
+
+def _measure(
+    grouped: Sequence[Group], given: Mapping[Path, Mapping[str, Any]], asked: Asked, stages: Stages
+) -> tuple[Shown | None, list[str]]:
+    """Measure the graphs of all runs that have a student; return the first in detail, and sentences on the others.
+
+    Raises:
+        RelgraphError: if there are students, and none can be opened and measured.
+    """
+    shown, notes, errors = None, list[str](), list[RelgraphError]()
+    for group in grouped:
+        for place, run in enumerate(group.runs):
+            if not isinstance(run.recipe, Recipe):
+                continue
+            if not RunDirectory(run.path).student_file.is_file():
+                notes.append(f"there is no student of {run.name} yet, epochs: {run.epochs}")
+                continue
+            stages(f"graphs of {run.name}")
+            try:
+                if shown is None:
+                    opened = TrainedRun(run.path, given.get(run.path))
+                    analysis = asked.analysis(opened)
+                    shown = Shown(run, opened, analysis, analysis.summary())
+                    measured = Measured.of(opened, shown.summary)
+                    keep(run.path, asked, measured)
+                else:
+                    measured = measure(run.path, given.get(run.path), asked)
+                group.runs[place] = run._replace(measured=measured)
+            except RelgraphError as error:
+                errors.append(error)
+                notes.append(f"the graphs of {run.name} are left out: {str(error).replace(str(run.path), run.name)}")
+    if errors and shown is None:
+        raise errors[0]
+    return shown, notes
+
+
+def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
+    run, opened, found, summary = shown
+    images = opened.images(found.split, first)
+    files = opened.data.file_names(images)
+    of_epoch = "" if run.finished else f", epoch {opened.epoch} ({run.epochs})"
+    yield "diagnostics", (f"Neighbourhoods of {run.name}{of_epoch}", detail.diagnostics(found, summary))
     if found.labelled:
         yield "classes", ("Classes", detail.by_class(found, summary))
-    yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
+    yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), found))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
-    yield "graph", ("The graph", detail.graph_view(found, placed, images))
+    yield "graph", (f"The graph of {run.name}{of_epoch}", detail.graph_view(found, placed, images, files))
     if found.teacher is not None:
-        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
-    shown = images if first is None else images.select(torch.arange(min(first, len(images))))
-    answered = answers(opened, shown)
+        listed = detail.worst_neighbourhoods(found, worst(found), placed, images, files)
+        yield "worst", ("Where they disagree most", listed)
+    answered = answers(opened, images)
     if answered is not None:
         heading = "Answers of the teacher's index" if answered.shared else "Answers of both networks' indexes"
-        yield "answers", (heading, answers_section(answered, shown))
+        yield "answers", (heading, answers_section(answered, images))

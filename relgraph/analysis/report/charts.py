@@ -6,9 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
-from torch import Tensor
 
-from relgraph.analysis.colours import NO_CLASS
 from relgraph.analysis.report.page import fill
 
 WIDTH, HEIGHT = 460, 250
@@ -16,18 +14,35 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 452, 12, 214  # of the plotting area
 
 
 class Curve(NamedTuple):
-    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value)."""
+    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value).
+
+    `deviations` are those of the points, where a line is a mean; it has a band then.
+    """
 
     run: int
     name: str
     part: str
     points: Sequence[tuple[float, float]]
+    deviations: Sequence[float | None] = ()
+
+    @property
+    def band(self) -> list[tuple[float, float, float]]:
+        """Epoch, lower and upper end of the points that have a deviation."""
+        both = zip(self.points, self.deviations, strict=False)
+        return [(epoch, value - d, value + d) for (epoch, value), d in both if d is not None and math.isfinite(d)]
 
 
-def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Markup:
-    """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
+def chart(
+    title: str, curves: Sequence[Curve], epochs: tuple[float, float], note: str = "", *, most: float = math.inf
+) -> Markup:
+    """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis.
+
+    Bands are cut off at 0 and at `most`, if no value is beyond: a share cannot be.
+    """
     values = [value for curve in curves for _, value in curve.points]
-    rows, columns = ticks(min(0.0, *values), max(0.0, *values)), ticks(*epochs, integers=True)
+    least, most = min(0.0, *values), max(most, *values)
+    highest = max(0.0, *values, *(min(high, most) for curve in curves for *_, high in curve.band))
+    rows, columns = ticks(least, highest), ticks(*epochs, integers=True)
 
     def x(epoch: float) -> float:
         return _between(epoch, *epochs, LEFT, RIGHT)
@@ -35,10 +50,17 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> M
     def y(value: float) -> float:
         return _between(value, rows[0], rows[-1], BOTTOM, TOP)
 
-    lines = [
-        (curve, [f"{x(e):.1f},{y(v):.1f}" for e, v in curve.points], [f"{e:g}:{v:.4g}" for e, v in curve.points])
-        for curve in curves
-    ]
+    def told(curve: Curve) -> list[str]:
+        spread = {epoch: f"±{(high - low) / 2:.2g}" for epoch, low, high in curve.band}
+        return [f"{e:g}:{v:.4g}{spread.get(e, '')}" for e, v in curve.points]
+
+    def around(curve: Curve) -> list[str]:
+        band = curve.band if len(curve.band) > 1 else []
+        ends = [(e, max(low, least)) for e, low, _ in band] + [(e, min(high, most)) for e, _, high in reversed(band)]
+        return [f"{x(e):.1f},{y(v):.1f}" for e, v in ends]
+
+    points = ([f"{x(e):.1f},{y(v):.1f}" for e, v in curve.points] for curve in curves)
+    lines = [(curve, drawn, told(curve), around(curve)) for curve, drawn in zip(curves, points, strict=True)]
     last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
     return fill(
         "chart.html",
@@ -47,16 +69,10 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> M
         rows=[(y(tick), _number(tick, rows)) for tick in rows],
         columns=[(x(tick), _number(tick, columns)) for tick in columns if epochs[0] <= tick <= epochs[1]],
         lines=lines,
+        dashed=any(curve.part == "teacher" for curve in curves),
+        note=note,
         **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     )
-
-
-def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Return points `(n, 2)` within -1..1 as label, colour and path of each class, those without a label first."""
-    points: dict[int, list[str]] = {}
-    for (x, y), label in zip(places.tolist(), labels, strict=True):
-        points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
-    return [(label, colours[label] if label >= 0 else NO_CLASS, "".join(points[label])) for label in sorted(points)]
 
 
 def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> list[float]:
@@ -68,7 +84,7 @@ def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> 
     from matplotlib.ticker import MaxNLocator
 
     if not high > low:
-        low, high = (low, low + 1) if integers else (low - 0.5, low + 0.5)
+        low, high = low, low + 1
     found = MaxNLocator(most - 1, steps=[1, 2, 5, 10], integer=integers, min_n_ticks=1).tick_values(low, high)
     return [float(round(tick, 12)) for tick in found]
 

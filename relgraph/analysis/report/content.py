@@ -4,21 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.layout import planes
 from relgraph.graph.kernels import pearson
-from relgraph.graph.search import nearest_in_blocks
-from relgraph.graph.topology import edges_of
 
 MAP_NODES = 2_000  # which the graph view draws fluidly, and t-SNE places within seconds
 MATRIX_NODES = 400
 MATRIX_CLASSES = 20  # more blocks than these could not be distinguished
 WORST = 12
 SIDES = ("student", "teacher")
-OF_LABELS = ("Accuracy of the head", "Label homophily", "Communities and labels, NMI", "Communities and labels, ARI")
+SHARES = ("Accuracy of the head", "Label homophily")
+OF_LABELS = (*SHARES, "Communities and labels, NMI", "Communities and labels, ARI")
 
 
 class Matrices(NamedTuple):
@@ -80,8 +80,9 @@ def matrices(analysis: Analysis) -> Matrices:
 
 
 def maps(analysis: Analysis) -> Maps:
-    """Return at most 2,000 evenly spaced images in the plane, by each network of the run."""
-    chosen = spread(len(analysis.labels), MAP_NODES)
+    """Return 2,000 evenly spaced images in the plane, or all, by each network of the run; the worst are among them."""
+    listed = [one.image for one in worst(analysis)]
+    chosen = torch.unique(torch.cat([spread(len(analysis.labels), MAP_NODES), torch.tensor(listed, dtype=torch.long)]))
     places, method = planes([graph.embedding[chosen] for graph in analysis.graphs.values()])
     return Maps(chosen, places, method)
 
@@ -96,38 +97,6 @@ def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighb
     student, teacher = (graph.neighbours[:, :shown].tolist() for graph in analysis.graphs.values())
     overlap = analysis.comparison.overlap.tolist()
     return [Neighbourhood(i, student[i], teacher[i], overlap[i]) for i in analysis.comparison.worst(count)]
-
-
-def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[str, Any]:
-    """Return nodes, classes and edges for the graph view; `thumbs` are the images' places in the sprite.
-
-    Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
-    student's places and communities for both, and there are no teacher's edges.
-    """
-    chosen, k = maps.chosen, min(analysis.k, len(maps.chosen) - 1)
-    labels = [analysis.class_name(place) for place in chosen.tolist()]
-    columns = {"label": labels, "class": analysis.labels[chosen].clamp_min(-1).tolist()}
-    columns |= {"index": analysis.index[chosen].tolist(), "thumb": thumbs}
-    for name, places in zip(SIDES, [*maps.places, maps.places[0]], strict=False):
-        graph = analysis.graphs.get(name, analysis.student)
-        prediction = graph.prediction if name in analysis.graphs else None
-        columns[f"prediction_{name}"] = [None] * len(thumbs) if prediction is None else prediction[chosen].tolist()
-        columns[f"community_{name}"] = graph.communities[chosen].tolist()
-        for axis, values in zip("xy", places.T.tolist(), strict=True):
-            columns[f"{axis}_{name}"] = [round(value, 4) for value in values]
-    rows = enumerate(zip(*columns.values(), strict=True))
-    nodes = [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in rows]
-    edges = {name: _edges(graph.embedding[chosen], k) for name, graph in analysis.graphs.items()}
-    return {"nodes": nodes, "classes": list(analysis.classes), "edges": {"teacher": [], **edges}, "k": k}
-
-
-def _edges(x: Tensor, k: int) -> list[list[float]]:
-    """Return the k-NN graph as anchor, neighbour and correlation, a pair that both choose once."""
-    neighbours, weights = nearest_in_blocks(x, k)
-    found: dict[frozenset[int], list[float]] = {}
-    for neighbour, anchor, weight in zip(*edges_of(neighbours).tolist(), weights.flatten().tolist(), strict=True):
-        found.setdefault(frozenset((anchor, neighbour)), [anchor, neighbour, round(weight, 3)])
-    return list(found.values())
 
 
 def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
@@ -154,12 +123,27 @@ def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[fl
     return {name: [column[name] for column in columns] for name in listed}
 
 
-def agreement(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return how well student and teacher agree; empty in a run without a teacher."""
+def agreement(summary: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
+    """Return how well student and teacher agree, and whether a number is a share; empty in a run without a teacher."""
     named = {
-        f"Neighbour overlap@{summary['k']}": summary.get("overlap"),
-        "Node-match accuracy": summary.get("match"),
-        "Rank correlation of all pairs": summary.get("pair_rank"),
-        "Communities of both, NMI": summary["agreement"].get("student_teacher", {}).get("nmi"),
+        f"Neighbour overlap@{summary['k']}": (summary.get("overlap"), True),
+        "Node match": (summary.get("match"), True),
+        "Rank correlation of all pairs": (summary.get("pair_rank"), False),
+        "Communities of both, NMI": (summary["agreement"].get("student_teacher", {}).get("nmi"), False),
     }
-    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
+    return {
+        name: (value, share) for name, (value, share) in named.items() if value is not None and math.isfinite(value)
+    }
+
+
+def networks(analysis: Analysis) -> list[str]:
+    """Return what the networks are called in headings: "Teacher" alone means the frozen teacher's own vectors."""
+    called = {"teacher": "Teacher's projection"} if analysis.source == "projection" else {}
+    return [called.get(side, side.capitalize()) for side in analysis.graphs]
+
+
+def scale_of(matrix: Tensor) -> tuple[float, float]:
+    """Return the range of a matrix's numbers off its diagonal, without 1 % at either end, outliers."""
+    others = matrix[~torch.eye(len(matrix), dtype=torch.bool)].double().numpy()
+    low, high = np.quantile(others, (0.01, 0.99)) if len(others) else (-1.0, 1.0)
+    return (float(low), float(high)) if high - low > 1e-6 else (float(low) - 0.5, float(low) + 0.5)

@@ -1,54 +1,158 @@
-"""The sections on all runs: options, results and learning curves."""
+"""The sections on all runs: results, how near they are to their teachers, options, learning curves, environment."""
 
 import math
-from collections.abc import Sequence
-from itertools import chain
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby
+from typing import Any
 
 from markupsafe import Markup
 
 from relgraph.analysis.report.charts import Curve, chart
-from relgraph.analysis.report.page import NOTHING, fill
-from relgraph.analysis.report.summary import FIGURES, Summary, groups, settings
+from relgraph.analysis.report.page import NOTHING, fill, number, percent
+from relgraph.analysis.report.summary import FIGURES, Group, Spread, Summary, settings
+from relgraph.analysis.sources import title
 
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
+SPLITS = {"val": "validation", "test": "test"}
+BATCHES = "in training batches, as the loss reads them"
 # The charts in order: title, then the columns of the metrics, each with its part of the chart.
 CHARTS: dict[str, dict[str, str]] = {
     "Training loss": {"loss": ""},
     "Top-1 accuracy in %, training (labelled images)": {"train_top1": ""},
-    "Top-1 accuracy in %, validation": {"val_top1": ""},
-    "k-NN accuracy in %, validation": {"val_knn": ""},
-    "mAP in %, validation": {"val_mAP": ""},
-    "Top-1 accuracy in %, test": {"test_top1": ""},
-    "k-NN accuracy in %, test": {"test_knn": ""},
-    "mAP in %, test": {"test_mAP": ""},
-    "Neighbour overlap": {"overlap": ""},
-    "Rank correlation of edges": {"edge_rank": ""},
-    "Node-match accuracy": {"match": ""},
-    "Label homophily": {"homophily_student": "student", "homophily_teacher": "teacher"},
+    **{
+        f"{name} in %, {called}": {f"{split}_{column}": ""}
+        for split, called in SPLITS.items()
+        for column, name in {"top1": "Top-1 accuracy", "knn": "k-NN accuracy", "mAP": "mAP",
+                             "overlap@8": "Neighbour overlap@8"}.items()
+    },
+    **{
+        f"Label homophily in %, {called}": {f"{split}_homophily_{side}": side for side in ("student", "teacher")}
+        for split, called in SPLITS.items()
+    },
+    f"Neighbour overlap@8 in %, {BATCHES}": {"batch_overlap": ""},
+    f"Rank correlation of edges, {BATCHES}": {"batch_edge_rank": ""},
+    f"Node match in %, {BATCHES}": {"batch_match": ""},
+    f"Label homophily in %, {BATCHES}": {"batch_homophily_student": "student", "batch_homophily_teacher": "teacher"},
+}  # fmt: skip
+# The measures of the graphs: name, of what, and how its numbers are written.
+MEASURES: dict[str, tuple[str, str, Callable[[float | None], str]]] = {
+    "overlap": ("Overlap", "neighbours", percent),
+    "edge_rank": ("Spearman", "edges", number),
+    "pair_rank": ("Spearman", "all pairs", number),
+    "match": ("Match", "nodes", percent),
+    "homophily_student": ("Homophily", "student", percent),
+    "homophily_teacher": ("Homophily", "teacher", percent),
+    "nmi_teacher": ("NMI", "with the teacher's", number),
+    "nmi_labels": ("NMI", "with labels", number),
 }
+HEADS = ("Run", "Data", "Seed")
+EPOCHS = ("Epochs", "Student of epoch")
+OVERLAP = (
+    "overlap is the share of the teacher's nearest neighbours that are the student's too; edges are those of either "
+    "graph, and one that a single network chose is strong there and weaker in the other, so that their rank "
+    "correlation can be below 0; NMI compares the communities of the student's graph"
+)
+UNFINISHED = "runs that are not finished are measured by their best student so far"
+BAND = "A line is the mean over the seeds of a recipe, its band one standard deviation (of the sample) to either side."
+SAMPLED = (
+    f"Neighbours on a split are sought among the same images in each epoch, at most 1,000, by {title('teacher')}; in a "
+    "batch there are few images to choose from, so that more of them are shared."
+)
 
 
-def results(runs: Sequence[Summary]) -> Markup:
+def results(grouped: Sequence[Group], notes: Sequence[str] = ()) -> Markup:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
-    grouped = groups(runs)
     known = {name for group in grouped for name in group.figures}
     columns = [(name, when) for name in FIGURES for when in PARTS if name + when in known]
+    header = [_two_lines(FIGURES[name], PARTS[when]) for name, when in columns]
     rows = []
     for group in grouped:
-        names = Markup().join(Markup('<span class="run-name">{}</span>').format(run.name) for run in group.runs)
-        seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
-        best = (str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs)
-        found = [group.figures.get(name + when, ()) for name, when in columns]
-        told = (" ± ".join(f"{part:.2f}" for part in figure if part is not None) or NOTHING for figure in found)
-        rows.append([names, seeds, *told, ", ".join(best)])
-    small = {when: Markup("<small>{}</small>").format(part) if part else "" for when, part in PARTS.items()}
-    header = ["Run", "Seed", *(Markup("{}{}").format(FIGURES[name], small[when]) for name, when in columns)]
-    spread = ", mean ± standard deviation over seeds (of the sample)" if len(grouped) < len(runs) else ""
-    notes = list(dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result))
-    if len({run.tested_on for run in runs if run.tested_on is not None}) > 1:
-        notes.append("the test images of these runs are not the same: their figures cannot be compared")
-    caption = f"Test split, in percent{spread}"
-    return fill("results.html", caption=caption, header=[*header, "Best epoch"], rows=rows, notes=notes)
+        done, shown = dict.fromkeys(run.epochs for run in group.runs), (run.shown or NOTHING for run in group.runs)
+        told = (_figure(group.figures.get(name + when), _of_hundred) for name, when in columns)
+        rows.append([*_heads(group), ", ".join(done), ", ".join(shown), *told])
+    every = [run for group in grouped for run in group.runs]
+    of_results = list(dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result))
+    if len({run.data for run in every}) > 1:
+        of_results.append("figures of runs on different data, or on different test images, cannot be compared")
+    return fill("results.html", told=[], caption=f"Test split{_over_seeds(grouped)}",
+                header=[*HEADS, *EPOCHS, *header], rows=rows, notes=[*of_results, *notes])  # fmt: skip
+
+
+def nearness(grouped: Sequence[Group]) -> Markup | None:
+    """Return which run is nearest to its teacher, and the measures of all; `None` with fewer than two measured runs."""
+    measured = [group for group in grouped if group.graph]
+    found = [run.measured for group in measured for run in group.runs if run.measured is not None]
+    if len(found) < 2:
+        return None
+    columns = [name for name in MEASURES if any(name in group.graph for group in measured)]
+    rows = [[group.name, *_heads(group)[1:], *(_figure(group.graph.get(name), MEASURES[name][2]) for name in columns)]
+            for group in measured]  # fmt: skip
+    by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
+    sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")
+    told = f"The teacher's graphs: {' or '.join(sources) or 'none'}; {', '.join(dict.fromkeys(_images(measured)))}"
+    notes = [OVERLAP, *([UNFINISHED] if any(not run.finished for group in measured for run in group.runs) else [])]
+    header = [*HEADS, *(_two_lines(*MEASURES[name][:2]) for name in columns)]
+    answers = list(filter(None, map(_nearest, by_data)))
+    return fill("results.html", told=answers, caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows,
+                notes=notes)  # fmt: skip
+
+
+def _images(measured: Sequence[Group]) -> Iterator[str]:
+    """Yield on how many images of which split graphs were measured, by data set."""
+    for run in (run for group in measured for run in group.runs):
+        if run.measured is not None:
+            yield f"{run.measured.images:,} images of {run.data_name} ({run.measured.split} split)"
+
+
+def _nearest(measured: Sequence[Group]) -> str | None:
+    """Return a sentence on which of the finished runs on the same data has most of its teacher's neighbours."""
+    known = [group for group in measured if "overlap" in group.graph and group.runs[0].finished]
+    if len(known) < 2:
+        return None
+    first, second, *_ = sorted(known, key=lambda group: -group.graph["overlap"].mean)
+    one, other = first.graph["overlap"], second.graph["overlap"]
+    widest = max(one.deviation or 0.0, other.deviation or 0.0)
+    if one.deviation is None or other.deviation is None:
+        apart = "with a single seed the difference may be chance"
+    else:
+        more = "more" if one.mean - other.mean > widest else "no more"
+        apart = f"they are {more} apart than one standard deviation over seeds"
+    return (
+        f"On {first.runs[0].data_name}, {first.name} is nearest to its teacher: it shares {_counted(one)} of the "
+        f"teacher's neighbours, {second.name} {_counted(other)}; {apart}."
+    )
+
+
+def _counted(figure: Spread) -> str:
+    return f"{_figure(figure, percent)} (n = {figure.runs})"
+
+
+def _heads(group: Group) -> list[Any]:
+    names = Markup().join(Markup('<span class="run-name">{}</span>').format(run.name) for run in group.runs)
+    seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
+    return [names, group.runs[0].data_name, f"{seeds} (n = {len(group.runs)})" if len(group.runs) > 1 else seeds]
+
+
+def _two_lines(name: str, part: str) -> Markup:
+    return Markup("{}<small>{}</small>").format(name, part) if part else Markup("{}").format(name)
+
+
+def _figure(figure: Spread | None, written: Callable[[float | None], str]) -> str:
+    """Return a mean, with its deviation if there is one; a unit stands once."""
+    if figure is None or figure.deviation is None:
+        return written(None if figure is None else figure.mean)
+    value, deviation = written(figure.mean), written(figure.deviation)
+    return f"{value.removesuffix('%').rstrip()} ± {deviation}"
+
+
+def _of_hundred(value: float | None) -> str:
+    return percent(None if value is None else value / 100)
+
+
+def _over_seeds(grouped: Sequence[Group]) -> str:
+    several = any(len(group.runs) > 1 for group in grouped)
+    return ", mean ± standard deviation over seeds (of the sample)" if several else ""
 
 
 def options(runs: Sequence[Summary]) -> Markup:
@@ -69,13 +173,17 @@ def environment(runs: Sequence[Summary]) -> Markup:
     The command is left out, since it contains a user's paths.
     """
     columns = []
-    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
     for run in runs:
         known = run.environment
         hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
-        found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
+        found: dict[str, Any] = {
+            "Started": _minute(str(known.get("started") or "")),
+            "Commit": str(known.get("commit") or "")[:12],
+        }
         found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
-        found |= {name: run.result.get(entry) for name, entry in of_result.items()}
+        found |= {"Device": run.result.get("device"), "Precision": run.result.get("precision")}
+        speed = run.result.get("images_per_s")
+        found |= {"Images per second": f"{speed:,.0f}" if isinstance(speed, int | float) else None}
         found |= {"Python": known.get("python"), **versions}
         columns.append({str(name): str(value) for name, value in found.items() if value})
     rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in dict.fromkeys(chain(*columns))]
@@ -83,20 +191,54 @@ def environment(runs: Sequence[Summary]) -> Markup:
     return fill("options.html", caption=caption, header=["", *(run.name for run in runs)], rows=rows)
 
 
-def curves(runs: Sequence[Summary]) -> Markup | None:
-    """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
-    epochs = [row["epoch"] for run in runs for row in run.metrics]
-    overlaid = {title: _curves(runs, columns) for title, columns in CHARTS.items()}
-    drawn = [chart(title, found, (min(epochs), max(epochs))) for title, found in overlaid.items() if found]
-    return fill("curves.html", charts=drawn, runs=[run.name for run in runs]) if drawn else None
+def _minute(time: str) -> str:
+    """Return a time as ISO 8601 writes it, to the minute.
+
+    >>> _minute("2026-11-29T14:17:37+00:00")
+    '2026-11-29 14:17 UTC'
+    """
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*?(\+00:00)?$", lambda m: " ".join(
+        [m[1], m[2], *(["UTC"] if m[3] else [])]), time)  # fmt: skip
 
 
-def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
+def curves(grouped: Sequence[Group]) -> Markup | None:
+    """Return the charts of loss, accuracy and diagnostics, runs on the same data overlaid; `None` without an epoch."""
+    numbered = [(place, group) for place, group in enumerate(grouped) if any(run.metrics for run in group.runs)]
+    if not numbered:
+        return None
+    by_data = [list(part) for _, part in groupby(numbered, key=lambda one: one[1].runs[0].data)]
+    drawn = [(part[0][1].runs[0].data_name if len(by_data) > 1 else "", _charts(part)) for part in by_data]
+    columns = {column for _, group in numbered for run in group.runs for row in run.metrics for column in row}
+    notes = [BAND] if any(len(group.runs) > 1 for group in grouped) else []
+    notes += [SAMPLED] if any("overlap@8" in column for column in columns) else []
+    return fill("curves.html", drawn=drawn, names=[(place, group.label) for place, group in numbered], notes=notes)
+
+
+def _charts(numbered: Sequence[tuple[int, Group]]) -> list[Markup]:
+    epochs = [row["epoch"] for _, group in numbered for run in group.runs for row in run.metrics]
+    overlaid = {title: _curves(numbered, columns) for title, columns in CHARTS.items()}
+    return [chart(title, found, (min(epochs), max(epochs)), _counted_edges(numbered, CHARTS[title]),
+                  most=100 if "in %" in title else math.inf) for title, found in overlaid.items() if found]  # fmt: skip
+
+
+def _curves(numbered: Sequence[tuple[int, Group]], columns: dict[str, str]) -> list[Curve]:
     """Return the curves of some columns; each has a name of its own where there are several."""
     found = []
-    for number, run in enumerate(runs):
+    for place, group in numbered:
         for column, part in columns.items():
-            points = [(row["epoch"], row[column]) for row in run.metrics if math.isfinite(row.get(column, math.nan))]
+            points = {epoch: one for epoch, one in group.curve(column).items() if math.isfinite(one.mean)}
             if points:
-                found.append(Curve(number, run.name, part, points))
+                found.append(Curve(place, group.label, part, [(epoch, one.mean) for epoch, one in points.items()],
+                                   [one.deviation for one in points.values()]))  # fmt: skip
     return found
+
+
+def _counted_edges(numbered: Sequence[tuple[int, Group]], columns: dict[str, str]) -> str:
+    """Return how many edges a homophily in batches is of: with few labels they are few."""
+    if "batch_homophily_student" not in columns:
+        return ""
+    column = "batch_homophily_edges"
+    counts = [row[column] for _, group in numbered for run in group.runs for row in run.metrics if column in row]
+    fewest, most = (f"{round(count(counts, default=0)):,}" for count in (min, max))
+    told = fewest if fewest == most else f"{fewest} to {most}"
+    return f"of the {told} edges an epoch that were measured and whose both ends have a label"
