@@ -21,6 +21,7 @@ Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731), MLLD
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import safe_sqrt
+from relgraph.graph.positions import mean_of_graphs
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Topology
 
 Row = Callable[[Tensor, Tensor], Tensor]
@@ -72,14 +74,13 @@ class Criterion:
     norm: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
-        """Return the number, a scalar, for the weights of the edges of a topology."""
+        """Return the number, a scalar, for the weights of the edges of a topology; of a batch of graphs their mean."""
+        if student.ndim > topology.dims:
+            return mean_of_graphs(partial(self, topology=topology), student, teacher, topology.dims)
         if isinstance(topology, AllPairs):
-            rows, anchors = self.row(student, teacher), student.shape[:-1].numel()
-            if rows.shape != student.shape[:-1]:
-                raise _not_one_each(rows, student)
+            rows, anchors = self.of_rows(student, teacher), student.shape[:-1].numel()
         else:
-            rows = topology.rows(self.of_rows, student, teacher, self.additive)
-            anchors = student.shape[:-1].numel() * topology.anchors
+            rows, anchors = topology.rows(self.of_rows, student, teacher, self.additive), topology.anchors
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits, and overflows before a mean.
         wide = torch.float64
         total: Tensor = torch.linalg.vector_norm(rows, dtype=wide) if self.norm else rows.sum(dtype=wide)
