@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
+from relgraph.graph.kernels import at_least_float32
+
 Found = TypeVar("Found")  # a tensor, or a dictionary of them
 Pooling = Literal["max", "mean"]
 POOLED: dict[str, Callable[..., Tensor]] = {"max": max_pool2d, "mean": avg_pool2d}
@@ -40,16 +42,25 @@ def _stacked(found: list[Any]) -> Any:
     return torch.stack(found)
 
 
-def positions(maps: Tensor, grid: Sequence[int] | None = None, resize: str = "bilinear") -> Tensor:
-    """Return the vectors of all positions of maps, row by row, `(B, C, H, W) -> (B, H W, C)`; of another grid resized.
+def positions(maps: Tensor) -> Tensor:
+    """Return the vectors of all positions of maps, row by row, `(B, C, H, W) -> (B, H W, C)`.
 
     >>> positions(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))
     tensor([[[1., 3.],
              [2., 4.]]])
     """
-    if grid is not None and tuple(maps.shape[-2:]) != tuple(grid):
-        maps = interpolate(maps, size=tuple(grid), mode=resize, align_corners=False)
     return maps.flatten(2).mT
+
+
+def on_grid(maps: Tensor, grid: Sequence[int], mode: str = "bilinear") -> Tensor:
+    """Return maps `(B, C, h, w)` on a grid (H, W), by interpolation where they have another one; corners not aligned.
+
+    >>> on_grid(torch.tensor([[[[1.0, 3.0]]]]), (1, 1))
+    tensor([[[[2.]]]])
+    """
+    if tuple(maps.shape[-2:]) == tuple(grid):
+        return maps
+    return interpolate(at_least_float32(maps), size=tuple(grid), mode=mode, align_corners=False)
 
 
 def pooled(maps: Tensor, share: float, by: Pooling = "max") -> Tensor:

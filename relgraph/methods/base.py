@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.positions import on_grid
 from relgraph.options import check_options, options_of
 from relgraph.options import option as option
 from relgraph.outputs import Batch as Batch
@@ -341,17 +342,21 @@ def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...
 def logits_of(student: Output, teacher: Output, method: str, maps: bool = False) -> tuple[Tensor, Tensor]:
     """Return the logits `(N, classes)` of student and teacher; of `maps` those of all positions, `(N H W, classes)`.
 
+    A teacher's map of another grid is resized to the student's (bilinear).
+
     Raises:
         RelgraphError: if they are missing or differ in shape, or are maps `(N, classes, H, W)` where none are read.
     """
     if student.logits is None or teacher.logits is None:
         expected = "expected Output(embedding, logits) of student and teacher"
         raise RelgraphError(f"{method} reads logits: {expected}, got bare embeddings")
+    if maps and student.logits.ndim == teacher.logits.ndim == 4:
+        s, t = student.logits, teacher.logits
+        if s.shape[:2] == t.shape[:2]:
+            return rows_of(s), rows_of(on_grid(t, s.shape[-2:]))
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
         raise RelgraphError(f"{method} needs logits of one shape (N, classes) from student and teacher, got {shapes}")
-    if maps and student.logits.ndim == 4:
-        return rows_of(student.logits), rows_of(teacher.logits)
     if student.logits.ndim != 2:
         expected = "(N, classes) or (N, classes, H, W)" if maps else "(N, classes)"
         raise RelgraphError(f"{method} reads logits {expected}, got {tuple(student.logits.shape)}")

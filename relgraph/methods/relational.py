@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, at_least_float32, pearson, precision_of
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
-from relgraph.graph.positions import Pooling, mean_of_graphs, pooled
+from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled
 from relgraph.graph.positions import positions as positions_of
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
@@ -194,7 +194,7 @@ class Relational(Method):
         count, most = s.shape[-2:].numel(), self.most_positions
         if most is not None and count > most:
             raise RelgraphError(f"{name} compares at most {most} positions of an image, got {count}: expected a pool")
-        return positions_of(s), positions_of(t, s.shape[-2:], self.resize)
+        return positions_of(s), positions_of(on_grid(t, s.shape[-2:], self.resize))
 
     def mapped(self, student: Tensor, teacher: Tensor) -> bool:
         """Return whether `torch.vmap` maps the comparison over the graphs of images `(B, P, C)`."""
