@@ -36,10 +36,10 @@ class CWD(Method):
     Criterion: KL T^2
 
     Args:
-        student_channels: Channels of the student's stage map, for `nodes="map"`; without it there is no convolution.
+        student_channels: Channels of the student's last stage map; without it there is no convolution.
         teacher_channels: Channels of the teacher's.
         temperature: T > 0.
-        nodes: "logits" or the last stage "map".
+        nodes: The last stage "map", or the "logits" of a network that has some at each position.
         over: Whether probabilities are over the "positions" of each channel, or over the "channels" of each position.
 
     Raises:
@@ -48,7 +48,8 @@ class CWD(Method):
 
     >>> import torch
     >>> x = torch.randn(2, 4, 3, 3)
-    >>> CWD()(Output(x, x), Output(x, x)).item() < 1e-9 < CWD()(Output(x, x), Output(x, x.flip(-1))).item()
+    >>> loss = CWD(nodes="logits")
+    >>> loss(Output(x, x), Output(x, x)).item() < 1e-9 < loss(Output(x, x), Output(x, x.flip(-1))).item()
     True
     """
 
@@ -57,7 +58,7 @@ class CWD(Method):
     student_channels: int | None = None
     teacher_channels: int | None = None
     temperature: float = option(default=4.0, above=0)
-    nodes: Literal["logits", "map"] = option(default="logits", kw_only=True)
+    nodes: Literal["map", "logits"] = option(default="map", kw_only=True)
     over: Literal["positions", "channels"] = option(default="positions", kw_only=True)
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class Pixelwise(Method):
     >>> import torch
     >>> student, teacher = torch.zeros(1, 2, 2, 2), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     >>> round(Pixelwise()(Output(student, student), Output(teacher, teacher)).item(), 4)
-    0.1110
+    0.1109
     """
 
     pointwise = True

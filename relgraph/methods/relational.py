@@ -32,6 +32,7 @@ from relgraph.methods.base import (
     stage_maps,
 )
 from relgraph.methods.stages import check_maps
+from relgraph.options import options_of
 from relgraph.outputs import bare
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
@@ -75,7 +76,7 @@ class Relational(Method):
             name raw, by_mean, by_max, by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
         criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
             anchor in both networks; by name frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl
-            (of probabilities) or cross_entropy (of log-probabilities).
+            (of probabilities), cross_entropy or log_kl (of log-probabilities).
 
     Raises:
         RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned
@@ -109,7 +110,7 @@ class Relational(Method):
         check_refinement(self.nodes, self.refinement)
         check_positions(self)
         self.rule = make_rule(self.graph, self.k, self.neighbours)
-        self.reads = (self.nodes, *self.beside_nodes)
+        self.reads = ("map" if self.nodes == "positions" else self.nodes, *self.beside_nodes)
         self.relation = self._with_chosen_parts(self.make_relation())
         held = set(self.modules())
         learned = [part for part in dict.fromkeys(layers_of(self.relation)) if part not in held]
@@ -260,7 +261,7 @@ def check_positions(method: Relational) -> None:
     """Raise RelgraphError where the nodes of a method cannot be positions, or a pool has no positions."""
     name = type(method).__name__
     if method.nodes != "positions":
-        if method.pool is not None:
+        if method.pool not in (None, options_of(type(method))["pool"].default):
             raise RelgraphError(f"{name} pools positions: expected the nodes 'positions', got {method.nodes!r}")
     elif not method.of_positions:
         raise RelgraphError(f"{name} relates images, not the positions of one: expected other nodes than 'positions'")

@@ -208,12 +208,11 @@ def test_a_relation_says_which_forms_it_has() -> None:
     median = Scale("median", divisor=torch.median)
     assert Relation(euclidean, criterion=huber).forms() == ("matrix", "blocked")
     assert Relation(scale=median).forms() == ("matrix",)
-    x, has = torch.randn(2, 4, 3), "weights has the forms auto,"
+    has = "weights has the forms auto,"
     pearsons, euclideans = (f"the relation of {name} {has} matrix" for name in ("pearson", "euclidean"))
     assert_refused(
         (lambda: Relation(euclidean, form="factored"), f"{euclideans}, blocked, got 'factored'"),
         (lambda: Relation(scale=median, form="blocked"), f"{pearsons}, got 'blocked'"),
         (lambda: Relation(topology=Nearest(3), form="factored"), f"{pearsons}, blocked, got 'factored'"),
         (lambda: check_form("dense", ("matrix",), "it"), "unknown form 'dense'…"),
-        (lambda: Relation(cosine, form="factored")(x, x), "the factored form compares the graphs of one batch…"),
     )

@@ -93,7 +93,12 @@ def test_channel_wise() -> None:
                 method = CWD(temperature=temperature, nodes=nodes)  # type: ignore[arg-type]
                 key = f"cwd_channel_T{temperature:.0f}_{shape[2]}x{shape[3]}"
                 numbers(key, method, *maps(*shape, phase=0.0), of)
-        numbers(f"cwd_spatial_T4_{shape[2]}x{shape[3]}", CWD(over="channels"), *maps(*shape, phase=0.0), of_logits)
+        numbers(
+            f"cwd_spatial_T4_{shape[2]}x{shape[3]}",
+            CWD(nodes="logits", over="channels"),
+            *maps(*shape, phase=0.0),
+            of_logits,
+        )
 
 
 def test_across_images() -> None:
@@ -196,7 +201,7 @@ def test_a_relation_of_ones_own_over_positions() -> None:
 def test_a_teacher_of_another_grid_is_resized() -> None:
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 6)
     resized = torch.nn.functional.interpolate(teacher, (4, 4), mode="bilinear", align_corners=False)
-    for method in (SP(nodes="positions"), CIRKD(), CWD(nodes="map")):
+    for method in (SP(nodes="positions"), CIRKD(), CWD()):
         torch.testing.assert_close(method(of_map(student), of_map(teacher)), method(of_map(student), of_map(resized)))
     torch.testing.assert_close(
         KD()(of_logits(student), of_logits(teacher)), KD()(of_logits(student), of_logits(resized))
@@ -205,7 +210,7 @@ def test_a_teacher_of_another_grid_is_resized() -> None:
 
 def test_degenerate_maps_are_finite() -> None:
     related = (EGA, SP, PKT, CKA, RKD)
-    methods = [*(cls(nodes="positions") for cls in related), Pairwise(), Gram(), CWD(nodes="map"), CIRKD()]
+    methods = [*(cls(nodes="positions") for cls in related), Pairwise(), Gram(), CWD(), CIRKD()]
     for shape in ((1, 3, 1, 1), (2, 3, 1, 4), (2, 3, 2, 2)):
         x = torch.randn(shape)
         for method, given in product(methods, (0 * x, 0 * x + 1, 1e30 * x, x.bfloat16())):
@@ -236,6 +241,6 @@ def test_what_they_refuse() -> None:
          "RKD compares at most 256 positions of an image, got 289: expected a pool"),
         (lambda: EGA(nodes="positions")(of_map(x), of_map(x[:, :2])), "matching nodes needs embeddings of one width…"),
         (lambda: DKD()(of_logits(x), of_logits(x)), "DKD reads logits (N, classes), got (2, 3, 17, 17)"),
-        (lambda: CWD()(of_map(x), of_map(x)), "CWD reads logits at positions: expected maps (N, classes, H, W)…"),
-        (lambda: CWD(nodes="map")(of_map(x), of_map(x[:, :2])), "CWD compares channels: expected student_channels…"),
+        (lambda: CWD(nodes="logits")(of_map(x), of_map(x)), "CWD reads logits at positions: expected…"),
+        (lambda: CWD()(of_map(x), of_map(x[:, :2])), "CWD compares channels: expected student_channels…"),
     )  # fmt: skip
