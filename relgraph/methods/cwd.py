@@ -53,6 +53,7 @@ class CWD(Method):
     True
     """
 
+    weight = WEIGHTS["map"]
     pointwise = True
 
     student_channels: int | None = None
