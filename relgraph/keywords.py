@@ -72,7 +72,7 @@ class TrainOptions(TypedDict, total=False):
     kernel: str | Any | None
     scale: str | Any | None
     criterion: str | Any | None
-    nodes: Literal["embedding", "feature", "map"] | None
+    nodes: Literal["embedding", "feature", "map", "positions"] | None
     node_weight: float | None
     edge_weight: float | None
     gamma: float | None

@@ -10,17 +10,20 @@
 | `huber` | the mean over edges of `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`, with `d = s - t` | RKD |
 | `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
 | `cross_entropy` | the mean over anchors of `-sum exp(t) s` for *log-probabilities* | SEED |
+| `log_kl` | the mean over anchors of `sum exp(t) (t - s)` for *log-probabilities* | CIRKD |
 
 Squares of differences overflow in float32 from 2e19 on; their sums are in float64, so that a mean does not overflow
 before its terms.
 
 Sources: EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), SP (Tung and Mori, 2019, arXiv 1907.09682), CC (Peng et al.,
 2019, arXiv 1904.01802), IRG (Liu et al., CVPR 2019), RKD (Park et al., 2019, arXiv 1904.05068), PKT (Passalis and
-Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731), MLLD (Jin et al., CVPR 2023).
+Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731), MLLD (Jin et al., CVPR 2023), CIRKD (Yang
+et al., 2022, arXiv 2204.06986).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +31,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import safe_sqrt
+from relgraph.graph.positions import mean_of_graphs
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Topology
 
 Row = Callable[[Tensor, Tensor], Tensor]
@@ -72,14 +76,13 @@ class Criterion:
     norm: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
-        """Return the number, a scalar, for the weights of the edges of a topology."""
+        """Return the number, a scalar, for the weights of the edges of a topology; of a batch of graphs their mean."""
+        if student.ndim > topology.dims:
+            return mean_of_graphs(partial(self, topology=topology), student, teacher, topology.dims)
         if isinstance(topology, AllPairs):
-            rows, anchors = self.row(student, teacher), student.shape[:-1].numel()
-            if rows.shape != student.shape[:-1]:
-                raise _not_one_each(rows, student)
+            rows, anchors = self.of_rows(student, teacher), student.shape[:-1].numel()
         else:
-            rows = topology.rows(self.of_rows, student, teacher, self.additive)
-            anchors = student.shape[:-1].numel() * topology.anchors
+            rows, anchors = topology.rows(self.of_rows, student, teacher, self.additive), topology.anchors
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits, and overflows before a mean.
         wide = torch.float64
         total: Tensor = torch.linalg.vector_norm(rows, dtype=wide) if self.norm else rows.sum(dtype=wide)
@@ -148,6 +151,10 @@ def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     return -(teacher.exp() * student).sum(-1)
 
 
+def _log_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
 frobenius = Criterion(_length, None, "Frobenius norm", additive=True, square=True, norm=True)
 mean_square = Criterion(_square, _mean_over_edges, "mean square", additive=True, square=True)
 sum_square = Criterion(_square, None, "sum of squares", additive=True, square=True)
@@ -156,3 +163,4 @@ half_square = Criterion(_square, _half_over_anchors, "half square", additive=Tru
 huber = Criterion(_huber, _mean_over_edges, "Huber", additive=True)
 kl = Criterion(_kl, _mean_over_edges, "KL", additive=True)
 cross_entropy = Criterion(_cross_entropy, _mean_over_anchors, "cross-entropy", additive=True)
+log_kl = Criterion(_log_kl, _mean_over_anchors, "KL of logarithms", additive=True)

@@ -250,15 +250,18 @@ def unit(x: Tensor) -> Tensor:
     return direction
 
 
-def nearly_unit(epsilon: float) -> Map:
-    """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient."""
-    return partial(_nearly_unit, epsilon)
+def nearly_unit(epsilon: float, constant: bool = False) -> Map:
+    """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient.
+
+    With `constant` the length is a constant for the gradient.
+    """
+    return partial(_nearly_unit, epsilon, constant)
 
 
-def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
+def _nearly_unit(epsilon: float, constant: bool, x: Tensor) -> Tensor:
     size = largest(x)
     x = bounded(x)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(x.detach() if constant else x, dim=-1, keepdim=True)
     return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
 

@@ -147,6 +147,12 @@ class PairBuilder:
             return "factored"
         return "blocked" if "blocked" in known and count**2 > LARGEST_MATRIX else "matrix"
 
+    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
+        """Return whether `torch.vmap` builds the pairs of a batch of graphs `(B, N, D)`: if not, they need a loop."""
+        if self.topology.dense:
+            return True
+        return self.topology.mapped and self.form_of(student[0], teacher[0]) == "matrix"
+
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
         kernel, dense = self.kernel, self.topology.dense

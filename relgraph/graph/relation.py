@@ -18,7 +18,6 @@ from relgraph.graph.kernels import Kernel, own_places, pearson
 from relgraph.graph.pair import (
     AGAINST,
     MATCHES,
-    MATCHING,
     TEACHER,
     Form,
     Pair,
@@ -29,6 +28,7 @@ from relgraph.graph.pair import (
     relations,
     topology_of,
 )
+from relgraph.graph.positions import mean_of_graphs
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -122,22 +122,19 @@ class Relation:
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the scalar for embeddings `(N, D_s)` and `(N, D_t)` of the same N images; the widths may differ.
 
-        Batches of graphs, `(..., N, D)`, support only the matrix form, and edges that do not depend on the data.
+        Of a batch of graphs, `(..., N, D)`, it is the mean over the graphs, such as those of the positions of images.
 
         Raises:
             RelgraphError: if the two do not hold the same number of nodes.
+
+        >>> Relation(topology="knn")(torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 5)).shape
+        torch.Size([])
         """
-        if student.ndim == 2:
-            return self.of_pair(self.builder(student, teacher))
-        own = self.against == "own"
-        check_nodes(student, teacher, not own, MATCHING if own else AGAINST)
-        if self.form not in ("auto", "matrix"):
-            expected = f"the {self.form} form compares the graphs of one batch (N, D)"
-            raise RelgraphError(f"{expected}, got {tuple(student.shape)}")
-        t = self.kernel(teacher)
-        s = self.kernel(student) if own else self.kernel(student, teacher)
-        edges = self.topology(s, t, self.kernel)
-        return self.compare(edges.pick(s), edges.pick(t), edges)
+        if student.ndim > 2:
+            check_nodes(student, teacher, self.against == "teacher", AGAINST)
+            student, teacher = student.flatten(0, -3), teacher.flatten(0, -3)
+            return mean_of_graphs(self, student, teacher, mapped=self.builder.mapped(student, teacher))
+        return self.of_pair(self.builder(student, teacher))
 
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""

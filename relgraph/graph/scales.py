@@ -55,13 +55,24 @@ class Scale:
     divisor_in_blocks: Callable[[Kernel, Tensor, Tensor, int | None], Tensor] | None = None
 
     def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
-        """Return the scaled weights; for some rows of a graph, the whole graph's `divisor` is given."""
+        """Return the scaled weights, those of a batch of graphs each graph by itself.
+
+        For some rows of a graph, the whole graph's `divisor` is given.
+        """
         if self.anchors is not None:
             weights = self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
             return weights
-        divisor = self.divisor(weights) if divisor is None else divisor
+        divisor = self._divisor(weights, topology.dims) if divisor is None else divisor
         return weights / divisor.masked_fill(divisor <= 0, float("inf"))
+
+    def _divisor(self, weights: Tensor, dims: int) -> Tensor:
+        """Return each graph's divisor: `(..., 1)` of edges, `(..., 1, 1)` of matrices, a scalar of one graph alone."""
+        assert self.divisor is not None
+        if weights.ndim <= dims:
+            return self.divisor(weights)
+        found: Tensor = torch.vmap(self.divisor)(weights.flatten(0, -dims - 1))
+        return found.view(*weights.shape[:-dims], *dims * (1,))
 
     @cached_property
     def plain(self) -> bool:

@@ -32,10 +32,12 @@ class Rule:
     Attributes:
         dense: Whether all pairs are edges, so that weights keep the form of the matrix.
         blocked: Whether `find` finds the edges without the matrices.
+        mapped: Whether `torch.vmap` maps it over a batch of graphs: the number of edges does not depend on the data.
     """
 
     dense: bool = False
     blocked: bool = False
+    mapped: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Topology":
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
@@ -69,10 +71,16 @@ class OwnRule(Rule):
 
 @dataclass(frozen=True)
 class AllPairs(Rule):
-    """Every entry is an edge: topology and rule in one. Weights keep the form of the matrix, `(..., N, M)`."""
+    """Every entry is an edge: topology and rule in one. Weights keep the form of the matrix, `(..., N, M)`.
+
+    Attributes:
+        dims: Number of dimensions of one graph's weights, before which there are those of a batch of graphs.
+    """
 
     blocked = True
     dense = True
+    mapped = True
+    dims = 2
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> "AllPairs":
         """Return itself."""
@@ -125,6 +133,8 @@ class Edges(Rule):
     degree: int | None = None
     has_own: bool = False
     blocked = True
+    mapped = True
+    dims = 1
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Edges":
         """Return itself."""
@@ -288,7 +298,7 @@ class Nearest(Choosing):
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
         if self.by in ("teacher", "student"):
-            self.degree = self.k
+            self.degree, self.mapped = self.k, True
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return each node's edges from its k nearest, nearest first, from the matrices `(N, N)`."""
@@ -355,6 +365,7 @@ class Given(Rule):
     edge_index: Tensor
     highest: int = field(init=False)
     blocked = True
+    mapped = True
 
     def __post_init__(self) -> None:
         """Check the edges once, here, so that no call reads values back from the device."""
@@ -390,7 +401,7 @@ class WithOwn(Rule):
 
     def __post_init__(self) -> None:
         """Copy the attributes of the other rule."""
-        self.dense, self.blocked = self.rule.dense, self.rule.blocked
+        self.dense, self.blocked, self.mapped = self.rule.dense, self.rule.blocked, self.rule.mapped
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Topology:
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""

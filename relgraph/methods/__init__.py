@@ -31,9 +31,11 @@ from relgraph.methods.base import Views as Views
 from relgraph.methods.base import option as option
 from relgraph.methods.cc import CC as CC
 from relgraph.methods.ccl import CCL as CCL
+from relgraph.methods.cirkd import CIRKD as CIRKD
 from relgraph.methods.cka import CKA as CKA
 from relgraph.methods.crd import CRD as CRD
 from relgraph.methods.csd import CSD as CSD
+from relgraph.methods.cwd import CWD as CWD
 from relgraph.methods.d3still import D3still as D3still
 from relgraph.methods.darkrank import DarkRank as DarkRank
 from relgraph.methods.dist import DIST as DIST
@@ -43,6 +45,7 @@ from relgraph.methods.ega import ega_loss as ega_loss
 from relgraph.methods.fitnet import FitNet as FitNet
 from relgraph.methods.fsp import FSP as FSP
 from relgraph.methods.ft import FT as FT
+from relgraph.methods.gram import Gram as Gram
 from relgraph.methods.infonce import InfoNCE as InfoNCE
 from relgraph.methods.irg import IRG as IRG
 from relgraph.methods.kd import KD as KD
@@ -52,6 +55,8 @@ from relgraph.methods.moco import MoCo as MoCo
 from relgraph.methods.nce import NCE as NCE
 from relgraph.methods.nst import NST as NST
 from relgraph.methods.ntxent import NTXent as NTXent
+from relgraph.methods.pairwise import Pairwise as Pairwise
+from relgraph.methods.pixelwise import Pixelwise as Pixelwise
 from relgraph.methods.pkt import PKT as PKT
 from relgraph.methods.raml import RAML as RAML
 from relgraph.methods.rkd import RKD as RKD
@@ -63,12 +68,13 @@ from relgraph.methods.sskd import SSKD as SSKD
 from relgraph.methods.sum import Sum as Sum
 from relgraph.methods.vid import VID as VID
 
-# EGA and the relational family; those that relate the student to the teacher's own vectors; contrast and
-# self-supervision, logits and hints, the yardsticks that read maps.
+# EGA and the relational family; positions of images; those that relate the student to the teacher's own vectors;
+# contrast and self-supervision, logits and hints, the yardsticks that read maps.
 _RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL, CKA)
+_DENSE: tuple[type[Method], ...] = (Pixelwise, Pairwise, CWD, Gram, CIRKD)
 _ASYMMETRIC: tuple[type[Method], ...] = (CSD, ROP, D3still, RAML)
 _OTHERS: tuple[type[Method], ...] = (
     CRD, SEED, RRD, Lightly, MoCo, InfoNCE, NTXent, Anchor, SSKD, KD, DKD, DIST, MLLD, FitNet, AT, VID, NST, FSP, AB,
     FT,
 )  # fmt: skip
-METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _ASYMMETRIC + _OTHERS}
+METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _ASYMMETRIC + _DENSE + _OTHERS}

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import field, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Against(FixedParts):
         nodes: "feature" or "embedding".
     """
 
+    of_positions: ClassVar[bool] = False
     student_width: int | None = field(default=None)
     teacher_width: int | None = field(default=None)
     nodes: Vectors = option(default="feature", kw_only=True)

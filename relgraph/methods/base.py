@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.positions import on_grid
 from relgraph.graph.refine import Refined
 from relgraph.options import check_options, options_of
 from relgraph.options import option as option
 from relgraph.outputs import Batch as Batch
 from relgraph.outputs import Output as Output
 
-Part = Literal["embedding", "feature", "map"]
+Part = Literal["embedding", "feature", "map", "positions"]
 Terms = dict[str, Tensor]
 Loss = Callable[[Output], Tensor]
 Shape = tuple[int, int, int]  # channels, height and width of a stage map
@@ -109,8 +110,10 @@ class RunFacts:
             return self.student_width, self.teacher_width
         for side, shapes in (("student", self.student_maps), ("teacher", self.teacher_maps)):
             if not shapes:
-                raise RelgraphError(f"nodes 'map' need stage maps of student and teacher, got none of the {side}")
+                raise RelgraphError(f"nodes {part!r} need stage maps of student and teacher, got none of the {side}")
         (c, h, w), (d, height, width) = self.student_maps[-1], self.teacher_maps[-1]
+        if part == "positions":
+            return c, d
         return c * h * w, d * height * width
 
 
@@ -155,8 +158,8 @@ class Method(nn.Module):
     init_share: ClassVar[float] = 0.0
     gamma: ClassVar[float] = 1.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "crop"
-    pointwise: ClassVar[bool] = False
     weight: float = field(default=1.0, init=False)
+    pointwise: bool = field(default=False, init=False)
     reads: tuple[str, ...] = field(default=(), init=False)
     views: Views | None = field(default=None, init=False)
     slots: bool = field(default=False, init=False)
@@ -314,6 +317,8 @@ def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int
         RelgraphError: if the output has no such part, or its width is not the one that the method was built for on this
             side.
     """
+    if part == "positions":
+        raise RelgraphError(f"{method} relates images, not the positions of one: expected other nodes than 'positions'")
     if part == "map":
         if not output.maps:
             expected = "expected Output(embedding, maps=(...)) of both networks, or nodes='feature' for vectors"
@@ -339,19 +344,33 @@ def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...
     return output.maps
 
 
-def logits_of(student: Output, teacher: Output, method: str) -> tuple[Tensor, Tensor]:
-    """Return the logits `(N, classes)` of student and teacher.
+def logits_of(student: Output, teacher: Output, method: str, maps: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the logits `(N, classes)` of student and teacher; of `maps` those of all positions, `(N H W, classes)`.
+
+    A teacher's map of another grid is resized to the student's (bilinear).
 
     Raises:
-        RelgraphError: if they are missing or differ in shape.
+        RelgraphError: if they are missing or differ in shape, or are maps `(N, classes, H, W)` where none are read.
     """
     if student.logits is None or teacher.logits is None:
         expected = "expected Output(embedding, logits) of student and teacher"
         raise RelgraphError(f"{method} reads logits: {expected}, got bare embeddings")
+    if maps and student.logits.ndim == teacher.logits.ndim == 4:
+        s, t = student.logits, teacher.logits
+        if s.shape[:2] == t.shape[:2]:
+            return rows_of(s), rows_of(on_grid(t, s.shape[-2:]))
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
         raise RelgraphError(f"{method} needs logits of one shape (N, classes) from student and teacher, got {shapes}")
+    if student.logits.ndim != 2:
+        expected = "(N, classes) or (N, classes, H, W)" if maps else "(N, classes)"
+        raise RelgraphError(f"{method} reads logits {expected}, got {tuple(student.logits.shape)}")
     return student.logits, teacher.logits
+
+
+def rows_of(maps: Tensor) -> Tensor:
+    """Return the vectors of all positions of all images, `(N, C, H, W) -> (N H W, C)`."""
+    return maps.movedim(1, -1).flatten(0, -2)
 
 
 def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:

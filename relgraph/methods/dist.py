@@ -18,8 +18,8 @@ class DIST(Method):
         L = tau^2 * (inter_weight * L_inter + intra_weight * L_intra)
 
     Only own edges are read, each image with itself and each class with itself in the other network. Called with outputs
-    that hold logits `(N, C)`; returns a scalar in [0, 4 tau^2] at the default weights. For dense predictions, give the
-    pixels of all images as rows. The teacher receives no gradient.
+    that hold logits `(N, C)`; returns a scalar in [0, 4 tau^2] at the default weights. Of maps `(N, C, H, W)`
+    the positions of all images are the rows. The teacher receives no gradient.
 
     Paper, official code and this one: paper and code call the weights beta and gamma. The code adds epsilon to the
     product of the lengths, as here. Vectors without variance, for which its gradient is multiplied by up to 1e8, have
@@ -59,7 +59,7 @@ class DIST(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `inter` and `intra`."""
-        logits = logits_of(student, teacher, "DIST")
+        logits = logits_of(student, teacher, "DIST", maps=True)
         s, t = (cooled(x, self.tau).softmax(-1) for x in logits)
         precision = precision_of(*logits)
         return {"inter": self.apart(s, t).to(precision), "intra": self.apart(s.mT, t.mT).to(precision)}

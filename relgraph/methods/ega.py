@@ -1,6 +1,7 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
-from dataclasses import field, replace
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import Form, Pair, PairBuilder
 from relgraph.graph.relation import Relation, matching
 from relgraph.graph.topology import Chooser, Graph
-from relgraph.methods.base import Batch, Output, Part, Space, Terms, option
+from relgraph.methods.base import Batch, Output, Space, Terms, option
 from relgraph.methods.relational import Relational
 
 
@@ -57,6 +58,9 @@ class EGA(Relational):
             row 1, or a rule such as `Nearest(8)`.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose correlations choose them: "teacher", "student", their "union" or their "mutual" part.
+        nodes: The "embedding", or the "positions" of the last stage map, whose node term needs maps of as many channels
+            (see `Relational`).
+        pool: See `Relational`.
         refinement: Moves the nodes by their neighbours before they are matched, such as `Refinement("smooth", D)` (see
             `relgraph.graph.refine`).
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
@@ -81,7 +85,7 @@ class EGA(Relational):
 
     node_weight: float = option(default=0.8, least=0, term="node")
     edge_weight: float = option(default=0.24, least=0, term="edge")
-    nodes: Part = field(default="embedding", init=False)
+    nodes: Literal["embedding", "positions"] = option(default="embedding", kw_only=True)
 
     def make_relation(self) -> Relation:
         """Return the edge term's relation."""
@@ -96,7 +100,8 @@ class EGA(Relational):
         if self.node_weight > 0 and not self.relation.kernel.nearest_is_largest:
             expected = "expected a kernel that is largest where nodes are equal, or node_weight=0"
             raise RelgraphError(f"EGA matches nodes by its kernel: {expected}, got {self.relation.kernel.name}")
-        return replace(self.relation.builder, refinement=self.refinement, match=True)
+        match = self.node_weight > 0 or self.nodes == "embedding"
+        return replace(self.relation.builder, refinement=self.refinement, match=match)
 
     @property
     def moving_kernel(self) -> Kernel:
@@ -105,15 +110,17 @@ class EGA(Relational):
 
     def space(self) -> Space:
         """Return the space of the embeddings, which the node term makes one."""
-        return Space("embedding", joint=self.node_weight > 0)
+        return Space("embedding", joint=self.node_weight > 0) if self.nodes == "embedding" else super().space()
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the embeddings, which the pair itself refines."""
         return student.embedding, teacher.embedding
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return `node` and `edge`."""
+        """Return `node` and `edge`; without a cross graph `edge` alone."""
         assert self.relation is not None
+        if not self.builder.match:
+            return {"edge": self.relation.of_pair(pair)}
         return {"node": matching(pair, self.relation.kernel), "edge": self.relation.of_pair(pair)}
 
 

@@ -94,6 +94,7 @@ class IRG(FixedParts):
     tensor(0.1389)
     """
 
+    of_positions: ClassVar[bool] = False
     form_option: ClassVar[str] = "graph_form"
     vertex_weight: float | None = option(default=None, least=0, term="vertex")
     relation_weight: float | None = option(default=None, least=0, term="edge")

@@ -12,9 +12,9 @@ LEAST = -1e300  # of float64, where sums of some of them are finite
 class KD(Method):
     """Match the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
 
-    Reads logits `(N, classes)` of both; sum over classes, mean over the batch. Called with outputs that hold logits;
-    returns a scalar >= 0, which is infinite where T times a difference of logits is beyond 3e38. The teacher receives
-    no gradient.
+    Reads logits `(N, classes)` of both, or maps of them `(N, classes, H, W)`; sum over classes, mean over the batch,
+    and over positions. Called with outputs that hold logits; returns a scalar >= 0, which is infinite where T times a
+    difference of logits is beyond 3e38. The teacher receives no gradient.
 
     Paper, official code and this one: the paper weighs the two losses and multiplies this one by T^2, as the benchmark
     code (RepDistiller) does with T = 4, 0.9 of it and 0.1 of the cross-entropy; T = 4 is the default here as well, and
@@ -51,7 +51,7 @@ class KD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`."""
-        s, t = logits_of(student, teacher, "KD")
+        s, t = logits_of(student, teacher, "KD", maps=True)
         one, other = (standardised(s), standardised(t)) if self.standardise else (s, t)
         return {"kd": divergence(one, other, self.temperature).mean().to(precision_of(s, t))}
 

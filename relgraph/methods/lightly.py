@@ -1,4 +1,4 @@
-"""The global loss of lightly-train's distillation (Lightly, 2025)."""
+"""The losses of lightly-train's distillation (Lightly, 2025)."""
 
 from typing import Literal
 
@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.contrast import soft_rows
-from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output, Terms, as_output, option
+from relgraph.graph.criteria import log_kl
+from relgraph.graph.kernels import at_least_float32, cosine
+from relgraph.graph.positions import on_grid, positions
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import softmax
+from relgraph.methods.base import Batch, Output, Terms, as_output, option, stage_maps
 from relgraph.methods.contrastive import Queued
+from relgraph.methods.stages import check_maps
 
 
 class Lightly(Queued):
@@ -18,6 +23,10 @@ class Lightly(Queued):
     have taken the place of the oldest,
 
         p^x_i = softmax over Q of <x_i, .> / tau        L = 1 / N * sum_i KL(p^t_i || p^s_i)
+
+    With `local_weight` there is also the term of the positions of each image: with c the cosines of a position to all P
+    of its image, `local = 1 / (N P) * sum_i KL(softmax(c^t_i / tau) || softmax(c^s_i / tau))` on the last stage maps,
+    the student's resized to the teacher's grid (bilinear).
 
     Called with outputs or vectors `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0, which is 0 where both agree. It
     needs no labels. The student alone receives gradient. The queue changes only when `remember` is called; the loss
@@ -42,6 +51,7 @@ class Lightly(Queued):
         teacher_width: Width of the teacher's nodes, D_t.
         queue: Number of keys, K.
         tau: Temperature > 0 of both networks.
+        local_weight: Weight of the local term; 1 in the library's third version.
         head: "linear", one layer; "mlp", two with a ReLU between them; "none", which needs equal widths.
         official: Whether the queue starts with zeros and keeps the first vectors of a batch that is larger.
         nodes: "feature" or "embedding".
@@ -57,6 +67,7 @@ class Lightly(Queued):
 
     queue: int = option(default=8192, above=0, kw_only=True)
     tau: float = option(default=0.07, above=0, kw_only=True)
+    local_weight: float = option(default=0.0, least=0, term="local", kw_only=True)
     head: Literal["mlp", "linear", "none"] = option(default="linear", kw_only=True)
     official: bool = option(default=False, kw_only=True)
 
@@ -65,12 +76,22 @@ class Lightly(Queued):
         super().__post_init__()
         if self.official:
             self.memory.keys.zero_()
+        self.rows = Relation(cosine, scale=softmax(self.tau), criterion=log_kl)
+        if self.local_weight > 0:
+            self.reads = (*self.reads, "map")
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `lightly`."""
         s, t = self.vectors(student, teacher)
         crossed, entropy = soft_rows(s, t, self.memory.after(self._written(t)), self.tau, self.tau)
-        return {"lightly": (crossed - entropy).mean()}
+        terms = {"lightly": (crossed - entropy).mean()}
+        return terms if self.local_weight == 0 else {**terms, "local": self._local(student, teacher)}
+
+    def _local(self, student: Output, teacher: Output) -> Tensor:
+        """Return the divergence of the rows of cosines of each image's positions, on the teacher's grid: a scalar."""
+        s, t = (at_least_float32(stage_maps(output, "Lightly")[-1]) for output in (student, teacher))
+        check_maps(s, t)
+        return self.rows(positions(on_grid(s, t.shape[-2:])), positions(t))
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

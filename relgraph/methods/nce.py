@@ -54,6 +54,7 @@ class NCE(FixedParts):
     True
     """
 
+    of_positions: ClassVar[bool] = False
     beside_nodes: ClassVar[tuple[str, ...]] = ("labels",)
 
     tau: float = option(default=0.1, above=0)

@@ -10,13 +10,30 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, pearson, precision_of
+from relgraph.graph.kernels import Kernel, at_least_float32, pearson, precision_of
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
+from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled
+from relgraph.graph.positions import positions as positions_of
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
 from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
-from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
+from relgraph.methods.base import (
+    Batch,
+    Loss,
+    Method,
+    Output,
+    Part,
+    RunFacts,
+    Terms,
+    chosen_nodes,
+    nodes_of,
+    option,
+    stage_maps,
+)
+from relgraph.methods.stages import check_maps
+from relgraph.options import options_of
+from relgraph.outputs import bare
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
 KernelOption = str | Kernel | None
@@ -33,6 +50,11 @@ class Relational(Method):
     the dense form, in value and gradient. With a refinement, the nodes are first moved by their neighbours in the graph
     of Pearson correlations, each network's by its own.
 
+    With the nodes "positions" each image has a graph of its own, whose nodes are the C channels at each position of the
+    last stage map, and the loss is the mean over images. A teacher's map of another grid is resized to the student's
+    (bilinear). The images pass through `torch.vmap`, or through a loop where the number of edges depends on the data
+    or edges are found in blocks.
+
     Topology: all pairs
 
     Args:
@@ -41,7 +63,9 @@ class Relational(Method):
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose weights choose them: "teacher", "student", their "union" or their "mutual" part.
         nodes: The nodes: the projected "embedding", the pooled "feature" below it, or the last stage "map",
-            flattened.
+            flattened; or the "positions" of that map, in one graph an image.
+        pool: With the nodes "positions": share of the height and width of both maps that is pooled to one position,
+            above 0 and at most 1, by the largest of `floor(share * size)` numbers; none if not given.
         refinement: Moves the nodes before they are compared; built for their widths.
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
@@ -52,14 +76,18 @@ class Relational(Method):
             name raw, by_mean, by_max, by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
         criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
             anchor in both networks; by name frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl
-            (of probabilities) or cross_entropy (of log-probabilities).
+            (of probabilities), cross_entropy or log_kl (of log-probabilities).
 
     Raises:
         RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned
-            refinement of maps, which no classifier of the teacher reads, or a part in place of that of a relation where
-            there is none.
+            refinement of maps, which no classifier of the teacher reads, a refinement of positions, positions of a
+            method whose graph joins images, or a part in place of that of a relation where there is none.
     """
 
+    of_positions: ClassVar[bool] = True  # whether its nodes may be positions: memories, labels and logits are of images
+    most_positions: ClassVar[int | None] = None
+    resize: ClassVar[str] = "bilinear"
+    pooling: ClassVar[Pooling] = "max"
     form_option: ClassVar[str] = "form"  # name of the option of the form
     beside_nodes: ClassVar[tuple[str, ...]] = ()  # what the method reads besides its nodes
     fixed: ClassVar[bool] = False  # whether the method is defined by its kernel, scale and criterion
@@ -67,6 +95,7 @@ class Relational(Method):
     k: int | None = option(default=None, kw_only=True)
     neighbours: Chooser = option(default="teacher", kw_only=True)
     nodes: Part = option(default="feature", kw_only=True)
+    pool: float | None = option(default=None, above=0, most=1, kw_only=True)
     refinement: Refinement | None = field(default=None, kw_only=True)
     form: Form = option(default="auto", kw_only=True)
     kernel: KernelOption = option(default=None, kw_only=True)
@@ -79,8 +108,9 @@ class Relational(Method):
         """Build the relation, and the builder of the pair that it reads."""
         super().__post_init__()
         check_refinement(self.nodes, self.refinement)
+        check_positions(self)
         self.rule = make_rule(self.graph, self.k, self.neighbours)
-        self.reads = (self.nodes, *self.beside_nodes)
+        self.reads = ("map" if self.nodes == "positions" else self.nodes, *self.beside_nodes)
         self.relation = self._with_chosen_parts(self.make_relation())
         held = set(self.modules())
         learned = [part for part in dict.fromkeys(layers_of(self.relation)) if part not in held]
@@ -92,7 +122,9 @@ class Relational(Method):
         known = ("matrix",) if refined else builder.known_forms
         check_form(form, known, f"{type(self).__name__}{' with a refinement' if refined else sparse}")
         self.builder = replace(builder, form="matrix" if refined else form)
-        self.paired = type(self).compare is Relational.compare
+        self.paired = type(self).compare is Relational.compare and self.nodes != "positions"
+        if self.nodes == "positions":
+            self.pointwise = True
 
     @classmethod
     def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
@@ -143,8 +175,35 @@ class Relational(Method):
         return self.builder(*self.vectors(student, teacher)) if self.paired else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return the terms of a batch: its outputs become a graph pair, which is compared."""
+        """Return the terms of a batch: its outputs become a graph pair, or one an image, which is compared."""
+        if self.nodes == "positions":
+            s, t = self.positions(student, teacher)
+            return mean_of_graphs(self._of_image, s, t, mapped=self.mapped(s, t))
         return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
+
+    def positions(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Return the nodes of each image's graphs, `(B, P, C_s)` and `(B, P, C_t)`: positions of the last stage maps.
+
+        Raises:
+            RelgraphError: for outputs without maps, or more positions than the method compares.
+        """
+        name = type(self).__name__
+        s, t = (at_least_float32(stage_maps(output, name)[-1]) for output in (student, teacher))
+        check_maps(s, t)
+        if self.pool is not None:
+            s, t = (pooled(x, self.pool, self.pooling) for x in (s, t))
+        count, most = s.shape[-2:].numel(), self.most_positions
+        if most is not None and count > most:
+            raise RelgraphError(f"{name} compares at most {most} positions of an image, got {count}: expected a pool")
+        return positions_of(s), positions_of(on_grid(t, s.shape[-2:], self.resize))
+
+    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
+        """Return whether `torch.vmap` maps the comparison over the graphs of images `(B, P, C)`."""
+        return self.builder.mapped(student, teacher)
+
+    def _of_image(self, student: Tensor, teacher: Tensor) -> Terms:
+        """Return the terms of the positions of one image, `(P, C_s)` and `(P, C_t)`."""
+        return self.compare_pair(self.builder(student, teacher), bare(student), bare(teacher), None)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the term of the relation is named after the method."""
@@ -200,6 +259,18 @@ def layers_of(part: object) -> Iterator[nn.Module]:
             yield from layers_of(one)
     elif is_dataclass(part) and not isinstance(part, type):
         yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
+
+
+def check_positions(method: Relational) -> None:
+    """Raise RelgraphError where the nodes of a method cannot be positions, or a pool has no positions."""
+    name = type(method).__name__
+    if method.nodes != "positions":
+        if method.pool not in (None, options_of(type(method))["pool"].default):
+            raise RelgraphError(f"{name} pools positions: expected the nodes 'positions', got {method.nodes!r}")
+    elif not method.of_positions:
+        raise RelgraphError(f"{name} relates images, not the positions of one: expected other nodes than 'positions'")
+    elif method.refinement is not None:
+        raise RelgraphError(f"a refinement moves images, not positions: expected {name} without one, or other nodes")
 
 
 class FixedParts(Relational):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ class RKD(FixedParts):
     (True, True)
     """
 
+    most_positions: ClassVar[int | None] = 256  # triplets grow with the cube
     distance_weight: float = option(default=25.0, least=0, term="distance")
     angle_weight: float = option(default=50.0, least=0, term="angle")
 
@@ -92,6 +94,10 @@ class RKD(FixedParts):
     def make_relation(self) -> Relation:
         """Return the relation of the distances; angles are compared in blocks in every form."""
         return Relation(DISTANCE, scale=by_mean, criterion=huber)
+
+    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
+        """Return whether `torch.vmap` maps it: on a sparse graph blocks of angles hold each image's own neighbours."""
+        return self.rule.dense
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `distance` and, unless its weight is 0, `angle`."""

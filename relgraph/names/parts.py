@@ -51,6 +51,7 @@ CRITERIA = {
         "huber",
         "kl",
         "cross_entropy",
+        "log_kl",
     )
 }
 

@@ -245,8 +245,9 @@ class Recipe(BaseRecipe):
         criterion: Criterion of the method's relation, in place of the published one: frobenius, mean_square,
             sum_square, anchor_square, half_square, huber, kl (of probabilities) or cross_entropy (of
             log-probabilities).
-        nodes: What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map;
-            the method's own choice if not given, with target_space teacher the embedding.
+        nodes: What a method's nodes are: the projected embedding, the pooled feature below it, the last stage map, or
+            the positions of that map, in one graph an image; the method's own choice if not given, with target_space
+            teacher the embedding.
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
             size.
         edge_weight: Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well.
@@ -314,7 +315,7 @@ class Recipe(BaseRecipe):
     kernel: str | Own | None = option(default=None)
     scale: str | Own | None = option(default=None)
     criterion: str | Own | None = option(default=None)
-    nodes: Literal["embedding", "feature", "map"] | None = option(default=None)
+    nodes: Literal["embedding", "feature", "map", "positions"] | None = option(default=None)
     node_weight: float | None = option(default=None)
     edge_weight: float | None = option(default=None)
     gamma: float | None = option(default=None, least=0, aliases=("-r",))
@@ -473,7 +474,7 @@ class Recipe(BaseRecipe):
         return parse_methods(self.method, self.beta)
 
     @property
-    def chosen_nodes(self) -> Literal["embedding", "feature", "map"] | None:
+    def chosen_nodes(self) -> Literal["embedding", "feature", "map", "positions"] | None:
         """What the run chooses as nodes for all methods that leave the choice; `None` for their own choice."""
         return "embedding" if self.nodes is None and self.target_space == "teacher" else self.nodes
 

@@ -44,8 +44,11 @@ ASYMMETRIC = {"csd", "rop", "d3still", "raml"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 
-GRAPHICAL = [name for name, cls in METHODS.items() if "graph" in options_of(cls)]
-RELATIONAL = [name for name, cls in METHODS.items() if issubclass(cls, Relational)]
+# Whose graphs are of the positions of one image: see `test_dense`.
+OF_POSITIONS = {"pairwise", "gram"}
+
+GRAPHICAL = [name for name, cls in METHODS.items() if "graph" in options_of(cls) and name not in OF_POSITIONS]
+RELATIONAL = [name for name, cls in METHODS.items() if issubclass(cls, Relational) and name not in OF_POSITIONS]
 each_method = pytest.mark.parametrize("name", METHODS)
 
 KNN = "graph=knn k=4"
@@ -305,7 +308,8 @@ def test_gradient_reaches_what_is_read_of_the_student_and_no_teacher(name: str, 
 
 @each_refined_way("caffe")
 def test_gradcheck(name: str, way: str, refinement: Options) -> None:
-    """L8, but for IRG's form "caffe", whose maxima are constants for the gradient alone."""
+    """L8, but for IRG's form "caffe" and the lengths of Pairwise, which are constants for the gradient alone."""
+    way = f"{way} constant_norm=false" if name == "pairwise" else way
     method, (student, teacher) = make(name, way, **refinement), outputs()
     for parameter in method.parameters():  # a learned refinement starts as the identity
         nn.init.normal_(parameter, std=0.3)
@@ -597,7 +601,10 @@ RANGES: dict[str, str] = {
     "dist": "tau above 0, inter_weight at least 0, intra_weight at least 0, epsilon at least 0",
     "mlld": "temperature above 0, instance_weight at least 0, batch_weight at least 0, class_weight at least 0",
     "rrd": "queue above 0, tau above 0, teacher_tau above 0",
-    "lightly": "queue above 0, tau above 0",
+    "lightly": "queue above 0, tau above 0, local_weight at least 0",
+    "pixelwise": "temperature above 0",
+    "cwd": "temperature above 0",
+    "cirkd": "tau above 0, pool above 0 and at most 1",
     "fitnet": "stage at least 0",
     "vid": "init_variance above 1e-05 and below inf",
     "ab": "margin above 0",
@@ -609,7 +616,9 @@ RANGES: dict[str, str] = {
 def test_a_value_out_of_range_and_an_unknown_word_are_refused(name: str) -> None:
     options = options_of(METHODS[name])
     ranges = {key: item.range for key, item in options.items() if item.range}
-    assert ", ".join(f"{key} {words}" for key, words in ranges.items()) == RANGES.get(name, "")
+    pool = ["pool above 0 and at most 1"] if name in (*RELATIONAL, *OF_POSITIONS) else []
+    known = [*pool, *([RANGES[name]] if name in RANGES else [])]
+    assert ", ".join(f"{key} {words}" for key, words in ranges.items()) == ", ".join(known)
     for key, words in ranges.items():
         fractions = (math.nan, math.inf) if float in options[key].kinds else ()
         wrong = (-1, *fractions, *((1.5,) if words.endswith("most 1") else (1,) if words.endswith("below 1") else ()))
@@ -623,9 +632,11 @@ def test_a_value_out_of_range_and_an_unknown_word_are_refused(name: str) -> None
         assert_refused((partial(METHODS[name].for_run, RUN, **{key: "dnse"}), f"{message}…"))
 
 
-@pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if "nodes" in options_of(cls)])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if {"nodes"} <= options_of(METHODS[name]).keys() and name != "cwd"]
+)
 def test_the_nodes_that_are_asked_for_are_read_and_no_others(name: str) -> None:
-    for part in options_of(METHODS[name])["nodes"].words:
+    for part in sorted({*options_of(METHODS[name])["nodes"].words} - {"positions"}):
         method, (student, teacher) = make(name, nodes=part).eval(), outputs()
         if name in ("nce", "ccl", "fitnet"):  # which relate nodes of one width
             teacher = teacher._replace(feature=student.feature.sin())  # type: ignore[union-attr]
@@ -663,6 +674,11 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "nce": (1, 1, 0, False, "embedding labels", "nce"),
     "ccl": (1, 1, 0, False, "embedding logits labels", "nce jeffreys"),
     "cka": (1, 1, 0, False, "feature", "cka"),
+    "pixelwise": (1, 1, 0, True, "logits", "pixelwise"),
+    "pairwise": (0.5, 1, 0, True, "map", "pairwise"),
+    "cwd": (50, 1, 0, True, "map", "cwd"),
+    "gram": (2, 1, 0, True, "map", "gram"),
+    "cirkd": (1, 1, 0, False, "map", "cirkd"),
     "csd": (1, 1, 0, False, "feature", "csd"),
     "rop": (1, 1, 0, False, "feature", "rop"),
     "d3still": (1, 1, 0, False, "feature", "feature inconsistent consistent"),

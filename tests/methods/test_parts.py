@@ -199,7 +199,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 def test_methods_that_are_their_parts_have_no_option_of_them() -> None:
     parts = {"kernel", "scale", "criterion"}
     with_parts = {name for name, cls in METHODS.items() if parts & options_of(cls).keys()}
-    assert with_parts == {"ega", "sp", "cc", "pkt"}
+    assert with_parts == {"ega", "sp", "cc", "pkt", "gram"}
     fixed = {name for name, cls in METHODS.items() if issubclass(cls, FixedParts)}
     assert fixed == {name for name, cls in METHODS.items() if issubclass(cls, Relational)} - with_parts
     for cls in (RKD, IRG, NCE):
