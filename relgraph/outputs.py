@@ -1,10 +1,15 @@
 """What travels in a step: the outputs of a network for a batch, the images of the batch, and the inputs of the step."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+
+if TYPE_CHECKING:
+    from relgraph.graph.topology import Edges
 
 
 class Output(NamedTuple):
@@ -73,10 +78,20 @@ class Batch(NamedTuple):
     Attributes:
         indices: Position of each image in the training set, `(N,)`.
         labels: Class of each image, `(N,)`; -1 where it is unknown.
+        edges: The graph that the batch was made of, where a method is not to find its own: the first images are its
+            anchors, and have a loss; those behind them are their neighbours, or fill the batch.
     """
 
     indices: Tensor
     labels: Tensor
+    edges: "Edges | None" = None
+
+    def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+        """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""
+        if self.edges is None:
+            return self.labels
+        row = torch.arange(len(self.labels), device=self.labels.device) + processes.rank * len(self.labels)
+        return self.labels.masked_fill(row >= self.edges.anchors, -1)
 
 
 class StepInputs(NamedTuple):

@@ -141,7 +141,7 @@ class PairBuilder:
         teacher = kernel.matrix(t, t)
         if not dense:  # of all pairs the matrices are the weights
             edges = self.topology(student, teacher, kernel)
-            student, teacher = edges.pick(student), edges.pick(teacher)
+            student, teacher = edges.pick(student), edges.of_teacher(edges.pick(teacher))
         found = [(STUDENT, student, edges)] if self.within else []
         found.append((TEACHER, teacher, edges))
         if self.refinement is not None:
@@ -170,7 +170,8 @@ class PairBuilder:
         ends.append((TEACHER, t, t, edges))
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
-        _store(pair, [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends])
+        found = [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends]
+        _store(pair, [(k, edges.of_teacher(w) if k == TEACHER else w, listed) for k, w, listed in found])
 
 
 def check_form(form: str, known: tuple[Form, ...], what: str) -> None:
@@ -254,6 +255,8 @@ def _store(pair: Pair, found: Sequence[tuple[EdgeType, Tensor, Topology]]) -> No
         store = pair[kind]
         if isinstance(edges, Edges):
             store["edge_index"], store["edge_weight"], store["degree"] = edges.edge_index, weights, edges.degree
+            if edges.anchors < len(pair[kind[2]]["x"]):
+                store["anchors"] = edges.anchors
         elif len(weights) <= LISTED:
             store["edge_index"] = _all_edges(len(weights), weights.device)
             store["edge_weight"] = weights.flatten()
@@ -331,7 +334,18 @@ def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
     """Return the topology of one edge type of a pair."""
     if pair.graph == "dense":
         return ALL_PAIRS
-    return Edges(pair[kind].edge_index, len(pair[kind[2]].x), pair[kind].get("degree"))
+    store = pair[kind]
+    return Edges(store.edge_index, store.get("anchors", len(pair[kind[2]].x)), store.get("degree"))
+
+
+def anchors_of(pair: Pair) -> int:
+    """Return how many nodes, the first ones, are anchors: all, but where a batch brings edges to some alone.
+
+    >>> anchors_of(graph_pair(torch.randn(4, 8), torch.randn(4, 8)))
+    4
+    """
+    edges = topology_of(pair) if pair.edge_types else ALL_PAIRS
+    return edges.anchors if isinstance(edges, Edges) else len(pair["student"].x)
 
 
 def has_weights(pair: Pair) -> bool:

@@ -17,6 +17,7 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
 from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
 from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
 KernelOption = str | Kernel | None
@@ -74,6 +75,7 @@ class Relational(Method):
     criterion: CriterionOption = option(default=None, kw_only=True)
     relation: Relation | None = field(default=None, init=False)
     paired: bool = field(default=True, init=False)  # whether the loss reads a graph pair of the batch
+    by_edges: ClassVar[bool] = True  # whether `compare_pair` reads the pair's edges, and else its anchors alone
 
     def __post_init__(self) -> None:
         """Build the relation, and the builder of the pair that it reads."""
@@ -117,6 +119,11 @@ class Relational(Method):
         return replace(relation, **chosen) if relation is not None and chosen else relation
 
     @property
+    def anchored(self) -> bool:
+        """Whether the loss is a sum over anchors, each of which contributes by its own edges."""
+        return self.paired and self.by_edges and (self.relation is None or self.relation.anchored)
+
+    @property
     def moving_kernel(self) -> Kernel:
         """The kernel of the graph in which a refinement moves nodes."""
         return pearson
@@ -138,13 +145,24 @@ class Relational(Method):
         pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
-    def pair(self, student: Output, teacher: Output) -> Pair | None:
-        """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`."""
-        return self.builder(*self.vectors(student, teacher)) if self.paired else None
+    def pair(
+        self, student: Output, teacher: Output, batch: Batch | None = None, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> Pair | None:
+        """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`.
+
+        A batch's own edges take the place of those that the method would find. In the factored form the rows may be
+        those of one of several `processes`.
+        """
+        if not self.paired:
+            return None
+        builder = self.builder
+        if batch is not None and batch.edges is not None:
+            builder = replace(builder, topology=builder.topology.over(batch.edges))
+        return builder(*self.vectors(student, teacher), processes)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, which is compared."""
-        return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
+        return self.compare_pair(self.pair(student, teacher, batch), student, teacher, batch)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the term of the relation is named after the method."""

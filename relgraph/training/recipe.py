@@ -236,6 +236,12 @@ class Recipe(BaseRecipe):
             rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
+        scope: Among which images --graph knn finds the neighbours: those of a batch, or of the whole data set. With
+            dataset the teacher's own vectors of all training images are searched once; a batch is then images (seeds)
+            with all their neighbours, --batch-size in all, and relation and labels are of the seeds alone.
+        edges: File of a graph of your own in place of those neighbours, for --scope dataset: .csv or .parquet with the
+            columns source (the neighbour), target and, as the teacher's weights of the edges, weight, or .pt with
+            edge_index and edge_weight; images by their position in the training split or by the name of their file.
         refine: Refine nodes by their neighbours before they are compared.
         kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
             squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
@@ -309,6 +315,8 @@ class Recipe(BaseRecipe):
     neighbours: Literal["teacher", "student", "union", "mutual"] = option(default="teacher")
     form: Literal["auto", "matrix", "factored", "blocked"] = option(default="auto")
     relation: Literal["global", "local"] = option(default="global")
+    scope: Literal["batch", "dataset"] = option(default="batch")
+    edges: str | None = option(default=None)
     refine: Literal["smooth", "conv"] | None = option(default=None)
     kernel: str | Own | None = option(default=None)
     scale: str | Own | None = option(default=None)
@@ -426,12 +434,27 @@ class Recipe(BaseRecipe):
                 f"the graph of a sum is that of the images of a batch, got {self.method}: give {name}'s own by "
                 f"--method-args {name}.graph=... and {name}.k=..."
             )
+        self._check_scope()
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
         if self.relates and self.topology == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+
+    def _check_scope(self) -> None:
+        got = f"{self.scope!r} and {self.edges}"
+        self.refuse_unused(self.scope == "dataset", "scope 'dataset'", got, "edges")
+        if self.scope == "batch":
+            return
+        self.refuse_unused(bool(self.methods), "a method that reads edges", str(self.method), "scope")
+        if self.edges is not None and self.k is not None:
+            raise RelgraphError(f"k is that of the teacher's neighbours, in place of which stand edges, got {self.k}")
+        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "refine": (None,), "relation": ("global",)}
+        for name, words in fixed.items():
+            if getattr(self, name) not in words:
+                told = "scope 'dataset' has one fixed graph, for the batch of all devices"
+                raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
 
     def _check_stages(self) -> None:
         """Refuse epochs in which nothing would teach the student."""
@@ -502,7 +525,12 @@ class Recipe(BaseRecipe):
     @property
     def topology(self) -> str:
         """The graph, its default included."""
-        return "dense" if self.graph is None else self.graph
+        return self.graph_of_batches or "dense"
+
+    @property
+    def graph_of_batches(self) -> Literal["dense", "knn"] | None:
+        """The chosen graph: where batches bring the edges of the data set's, it is sparse; `None` leaves it open."""
+        return "knn" if self.scope == "dataset" else self.graph
 
     @property
     def graph_in_use(self) -> str | None:
@@ -513,6 +541,8 @@ class Recipe(BaseRecipe):
         from relgraph.methods.relational import Relational
         from relgraph.names import read_arguments
 
+        if self.scope == "dataset":
+            return "knn-of-dataset" if self.edges is None else "edges"
         own = read_arguments(self.methods, self.method_args)
         found = [
             own[item.name].get("graph", self.topology if issubclass(item.cls, Relational) else self.graph)

@@ -46,7 +46,7 @@ class RunDirectory:
     measured; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
     `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
     the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`. A head that is
-    trained first has `head.ckpt` and `teacher_head.csv`.
+    trained first has `head.ckpt` and `teacher_head.csv`, a run on the data set's graph `data_set_graph.pt`.
     """
 
     def __init__(self, path: Path, last: str = "last.ckpt", metrics: str = "metrics.csv") -> None:
@@ -61,6 +61,7 @@ class RunDirectory:
         self.student_file = path / "student.safetensors"
         self.network_file = path / "network.safetensors"
         self.ss_head_file = path / "ss_head.safetensors"
+        self.graph_file = path / "data_set_graph.pt"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
 

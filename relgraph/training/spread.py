@@ -65,11 +65,11 @@ class Spread:
             if self.processes.count > 1:
                 s, t, rows, processes = self._compared(method, student, teacher, batch)
             if isinstance(method, Relational) and method.paired:
-                pair = method.builder(*method.vectors(s, t), processes)
+                pair = method.pair(s, t, rows, processes)
                 pairs.append((pair, method.builder.kernel))
                 found = method.compare_pair(pair, s, t, rows)
             else:
-                found = method.compare(s, t, rows)
+                found = method.compare(*(s, t, rows) if rows is None or rows.edges is None else _anchors(s, t, rows))
             terms |= method.weighted(found, owner, weight)
         return terms, pairs
 
@@ -105,7 +105,7 @@ class Spread:
         Each method gathers what it reads of all processes, unless it is pointwise, compares only this process's rows
         (`local`), or sums over rows itself (in the factored form).
         """
-        if self.local or method.pointwise:
+        if self.local or (method.pointwise and (batch is None or batch.edges is None)):
             return student, teacher, batch, SINGLE_PROCESS
         if isinstance(method, Relational) and method.paired and "factored" in method.builder.known_forms:
             nodes = method.vectors(student, teacher)
@@ -118,7 +118,9 @@ class Spread:
         if self.processes.count == 1:
             return student, teacher, batch
         s, t = (gathered(output, method.reads, self.processes) for output in (student, teacher))
-        return s, t, batch if batch is None else Batch(*map(self.processes.gather, batch))
+        if batch is None:
+            return s, t, batch
+        return s, t, Batch(self.processes.gather(batch.indices), self.processes.gather(batch.labels), batch.edges)
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
@@ -159,6 +161,14 @@ def spread_over(method: Method, processes: ProcessGroup | None = None, *, local:
     number, type or width, one alone has labels, or their methods differ.
     """
     return Spread(method, ProcessGroup.current() if processes is None else processes, local, checked=True)
+
+
+def _anchors(student: Output, teacher: Output, batch: Batch) -> tuple[Output, Output, Batch]:
+    """Return the outputs for the anchors of a batch with edges of its own alone; those for extra views are left out."""
+    assert batch.edges is not None
+    own = slice(batch.edges.anchors)
+    s, t = (output._replace(extra=None).each(lambda x: x[own]) for output in (student, teacher))
+    return s, t, Batch(batch.indices[own], batch.labels[own])
 
 
 def _number(content: object) -> int:
