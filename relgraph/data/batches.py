@@ -104,9 +104,6 @@ class Batches:
         """Return how many batches there are."""
         return max(1, len(self.order) // self.size) + len(self.sizes) - 1
 
-    def edges(self, number: int) -> None:
-        """Return that a batch brings no edges: methods find them among its images."""
-
     def __iter__(self) -> Iterator[Tensor]:
         """Yield each batch, `(B,)` int64."""
         random, size = generator("labelled images", *self.numbers), min(self.size, len(self.order))

@@ -14,7 +14,7 @@ which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse g
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
@@ -78,14 +78,24 @@ class PairBuilder:
     crossing: int = 3
     within: bool = True
 
-    def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Pair:
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        edges: Edges | None = None,
+    ) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
+
+        With `edges` it has these, in place of those that a sparse topology would find.
 
         Raises:
             RelgraphError: as `graph_pair`.
         """
         from relgraph.graph.pyg import HeteroData
 
+        if edges is not None:
+            return replace(self, topology=self.topology.over(edges))(student, teacher, processes)
         check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")

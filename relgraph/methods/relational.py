@@ -17,7 +17,6 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
 from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
 from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
-from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
 KernelOption = str | Kernel | None
@@ -145,20 +144,13 @@ class Relational(Method):
         pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
-    def pair(
-        self, student: Output, teacher: Output, batch: Batch | None = None, processes: ProcessGroup = SINGLE_PROCESS
-    ) -> Pair | None:
+    def pair(self, student: Output, teacher: Output, batch: Batch | None = None) -> Pair | None:
         """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`.
 
-        A batch's own edges take the place of those that the method would find. In the factored form the rows may be
-        those of one of several `processes`.
+        A batch's own edges take the place of those that the method would find.
         """
-        if not self.paired:
-            return None
-        builder = self.builder
-        if batch is not None and batch.edges is not None:
-            builder = replace(builder, topology=builder.topology.over(batch.edges))
-        return builder(*self.vectors(student, teacher), processes)
+        edges = None if batch is None else batch.edges
+        return self.builder(*self.vectors(student, teacher), edges=edges) if self.paired else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, which is compared."""

@@ -341,7 +341,7 @@ def steps(
     if state is not None:
         views.set_state(state)
     draw = epoch_batches if job.graph is None else partial(neighbour_batches, job.graph)
-    batches = draw(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
+    batches: Any = draw(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
                    seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
                    purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
     left = [*batches][first:] if first else batches
@@ -351,8 +351,7 @@ def steps(
         tqdm(left, desc=title, unit="batch", leave=False, disable=no_bar(shown=job.processes.first)) as bar,
     ):
         for number, (index, images) in enumerate(zip(bar, loaded, strict=True), first):
-            edges = batches.edges(number)
-            edges = None if edges is None else edges.to(device)
+            edges = None if job.graph is None else batches.edges(number).to(device)
             yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar, edges
 
 

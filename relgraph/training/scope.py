@@ -110,7 +110,8 @@ def _by_index(edges: EdgeList, path: Path, data: DataSet) -> tuple[Known, Tensor
     """Return what numbers an image, here itself, and the training image `(M,)` of each number, -1 of a held-out one."""
     index = torch.full((original_size(data),), -1)
     index[data.train.index.cpu()] = torch.arange(len(data.train))
-    for end in (int(end) for end in chain(edges.sources, edges.targets)):
+    ends: Any = chain(edges.sources, edges.targets)
+    for end in ends:
         if not 0 <= end < len(index):
             told = f"expected positions from 0 to {len(index) - 1} in the training split"
             raise RelgraphError(f"{path}: {told}, found {end}")

@@ -64,12 +64,13 @@ class Spread:
             s, t, rows, processes = student, teacher, batch, SINGLE_PROCESS
             if self.processes.count > 1:
                 s, t, rows, processes = self._compared(method, student, teacher, batch)
+            edges = None if rows is None else rows.edges
             if isinstance(method, Relational) and method.paired:
-                pair = method.pair(s, t, rows, processes)
+                pair = method.builder(*method.vectors(s, t), processes, edges)
                 pairs.append((pair, method.builder.kernel))
                 found = method.compare_pair(pair, s, t, rows)
             else:
-                found = method.compare(*(s, t, rows) if rows is None or rows.edges is None else _anchors(s, t, rows))
+                found = method.compare(*(s, t, rows) if edges is None else _anchors(s, t, rows, edges.anchors))
             terms |= method.weighted(found, owner, weight)
         return terms, pairs
 
@@ -163,12 +164,10 @@ def spread_over(method: Method, processes: ProcessGroup | None = None, *, local:
     return Spread(method, ProcessGroup.current() if processes is None else processes, local, checked=True)
 
 
-def _anchors(student: Output, teacher: Output, batch: Batch) -> tuple[Output, Output, Batch]:
-    """Return the outputs for the anchors of a batch with edges of its own alone; those for extra views are left out."""
-    assert batch.edges is not None
-    own = slice(batch.edges.anchors)
-    s, t = (output._replace(extra=None).each(lambda x: x[own]) for output in (student, teacher))
-    return s, t, Batch(batch.indices[own], batch.labels[own])
+def _anchors(student: Output, teacher: Output, batch: Batch | None, count: int) -> tuple[Output, Output, Batch | None]:
+    """Return the outputs for the first images, the anchors of a batch, alone; those for extra views are left out."""
+    s, t = (output._replace(extra=None).each(lambda x: x[:count]) for output in (student, teacher))
+    return s, t, batch if batch is None else Batch(batch.indices[:count], batch.labels[:count])
 
 
 def _number(content: object) -> int:
