@@ -82,7 +82,8 @@ def _of_columns(path: Path, columns: Mapping[str, list[Any]]) -> EdgeList:
         found = ", ".join(columns)[:100] or "others"
         raise RelgraphError(f"{path}: expected the columns source, target and, if given, weight, found {found}")
     sources, targets = (columns[name] for name in COLUMNS)
-    if {type(end) for end in (*sources, *targets)} not in ({int}, {str}, set()):
+    ends = (*sources, *targets)
+    if {type(end) for end in ends} not in ({int}, {str}, set()) or "" in ends:
         raise RelgraphError(f"{path}: expected source and target as positions or as names alike, without empty cells")
     weights = columns.get("weight")
     if weights is not None and not all(isinstance(weight, int | float) for weight in weights):
