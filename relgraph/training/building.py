@@ -149,7 +149,7 @@ def open_data(recipe: Recipe) -> DataSet:
     nodes = min(sizes) // (count if recipe.relation == "local" else 1)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
-    if recipe.relates and recipe.topology == "knn":
+    if recipe.searches:
         check_k(recipe.neighbours_of_each, nodes)
     return data
 

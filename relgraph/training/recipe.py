@@ -438,7 +438,7 @@ class Recipe(BaseRecipe):
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
-        if self.relates and self.topology == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+        if self.searches and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
 
@@ -521,6 +521,11 @@ class Recipe(BaseRecipe):
     def relates(self) -> bool:
         """Whether a method compares the images of a batch with each other, in a way that the recipe chooses."""
         return any("refine" in item.shared() for item in self.methods)
+
+    @property
+    def searches(self) -> bool:
+        """Whether a method reads k nearest neighbours, of the batch or of the data set."""
+        return self.relates and self.topology == "knn" and self.edges is None
 
     @property
     def topology(self) -> str:

@@ -14,7 +14,7 @@ from torch.optim import SGD
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import cosine, linear
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Nearest
+from relgraph.graph.topology import Edges, Nearest
 from relgraph.methods import METHODS, Batch, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
@@ -32,6 +32,9 @@ N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 5
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
 MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 WIDTH, TEACHER_WIDTH = 8, 7
+# Of seven seeds: all that one of two processes has, and one of the other's.
+SEEDS = torch.arange(7).repeat_interleave(3)
+NEIGHBOURHOODS = Edges(torch.stack([(SEEDS + torch.tensor([1, 4, 6]).repeat(7)) % N, SEEDS]), 7, 3)
 OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
@@ -43,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sum": {"method": "0.5*ega+2*sp+kd+seed"},
     "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
     "memories in parts": {"method": "crd", "parts": 2},
+    "neighbourhoods": {"method": "ega+0.5*csd+2*kd+nce", "graph": "knn", "k": 3, "edges": True},
     "refined": {"method": "ega", "refine": "conv"},
     "refined features": {"method": "rkd", "refine": "conv"},
     "an anchor with batch norm": {"method": "anchor", "arguments": ["head=mlp"]},
@@ -140,7 +144,7 @@ def part_of(inputs: StepInputs, rows: slice) -> StepInputs:
     teacher, extra = inputs.teacher, inputs.extra
     assert teacher is not None and teacher.extra is not None and extra is not None
     own: Output = teacher._replace(extra=None).each(lambda x: x[rows])._replace(extra=teacher.extra.each(views))
-    batch = Batch(*(x[rows] for x in inputs.batch))
+    batch = Batch(inputs.batch.indices[rows], inputs.batch.labels[rows], inputs.batch.edges)
     return StepInputs(inputs.images[rows], batch, own, views(extra))
 
 
@@ -159,7 +163,8 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     values, rows = list[Tensor](), processes.rows(N)
     named, gradients = dict[str, Tensor](), dict[str, Tensor]()
     for inputs in batches():
-        given = part_of(inputs, rows)
+        brought = inputs.batch._replace(edges=NEIGHBOURHOODS if "edges" in options else None)
+        given = part_of(inputs._replace(batch=brought), rows)
         optimiser.zero_grad()
         found = wrapped(given)
         found.total.backward()
