@@ -1,15 +1,12 @@
 """What travels in a step: the outputs of a network for a batch, the images of the batch, and the inputs of the step."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-
-if TYPE_CHECKING:
-    from relgraph.graph.topology import Edges
 
 
 class Output(NamedTuple):
@@ -84,7 +81,7 @@ class Batch(NamedTuple):
 
     indices: Tensor
     labels: Tensor
-    edges: "Edges | None" = None
+    edges: Any = None  # relgraph.graph.topology.Edges, which stands above this module
 
     def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""
