@@ -53,12 +53,9 @@ def test_what_is_no_edge_is_told(tmp_path: Path) -> None:
         "code": Intruder(tmp_path / "x"),
         "infinite": {"edge_index": torch.ones(2, 1).long(), "edge_weight": torch.tensor([torch.inf])},
     }  # fmt: skip
-    told = ("a tensor .2, E. of integers",) * 3 + (
-        "a tensor of 3 numbers",
-        "tensors that torch saved",
-        "found inf of edge",
-    )
-    for (name, content), sentence in zip(wrong.items(), told, strict=True):
+    index = ["a tensor .2, E. of integers"] * 3
+    sentences = [*index, "a tensor of 3 numbers", "tensors that torch saved", "found inf of edge"]
+    for (name, content), sentence in zip(wrong.items(), sentences, strict=True):
         torch.save(content, file := tmp_path / f"{name}.pt")
         assert_refused_like((partial(read_edges, file), sentence))
     assert not (tmp_path / "x").exists()

@@ -81,10 +81,9 @@ def test_they_depend_on_seed_and_epoch_alone_and_processes_share_them() -> None:
 
 def test_labelled_images_come_in_turn_and_no_seed_twice_in_a_batch() -> None:
     labels = torch.where(torch.arange(N) < 6, LABELS, -1)
-    batches, labelled = draw(knn(), labels, labelled_share=0.5), 0
+    batches = draw(knn(), labels, labelled_share=0.5)
     for begin, end in zip(batches.cuts, batches.cuts[1:], strict=False):
-        seeds = batches.seeds[begin:end].tolist()
-        assert len(seeds) == len(set(seeds))
+        assert len({*batches.seeds[begin:end].tolist()}) == end - begin
     seeds = Counter(batches.seeds.tolist())
     labelled = sum(count for image, count in seeds.items() if image < 6)
     assert 0.35 < labelled / len(batches.seeds) < 0.7
