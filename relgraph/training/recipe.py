@@ -64,7 +64,7 @@ class BaseRecipe:
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made, output=embedding
             for the vectors of a student that its method compared.
-        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999, which needs smaller rates: give --lr
+        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999. AdamW needs smaller rates: give --lr
             and --teacher-lr with it, such as 0.001.
         momentum: Momentum of SGD.
         nesterov: Nesterov's momentum.
@@ -230,15 +230,15 @@ class Recipe(BaseRecipe):
         ss_head: Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads.
         graph: All pairs, or k nearest neighbours; dense if not given, except for methods that choose their own
             neighbours (crd).
-        k: Neighbours of each node (for --graph knn; 8 if not given).
+        k: Neighbours of each node. For --graph knn; 8 if not given.
         neighbours: Which network chooses the neighbours.
         form: How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of
             rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
-        scope: Among which images --graph knn finds the neighbours: those of a batch, or of the whole data set. With
-            dataset the teacher's own vectors of all training images are searched once; a batch is then images (seeds)
-            with all their neighbours, --batch-size in all, and relation and labels are of the seeds alone.
+        scope: Whether --graph knn finds neighbours in a batch, or in the data set. With dataset the teacher's own
+            vectors of all training images are searched once; a batch is then images (seeds) with all their neighbours,
+            --batch-size in all, and relation and labels are of the seeds alone.
         edges: File of a graph of your own in place of those neighbours, for --scope dataset: .csv or .parquet with the
             columns source (the neighbour), target and, as the teacher's weights of the edges, weight, or .pt with
             edge_index and edge_weight; images by their position in the training split or by the name of their file.
