@@ -1,7 +1,7 @@
 """What travels in a step: the outputs of a network for a batch, the images of the batch, and the inputs of the step."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,19 +69,40 @@ def bare(vectors: Tensor) -> Output:
     return Output(vectors, feature=vectors)
 
 
+class BatchEdges(NamedTuple):
+    """The graph of which a batch was made: edges to its first images, the anchors, from these and those behind them.
+
+    Attributes:
+        edge_index: Neighbours above anchors, `(2, E)`, by their places in the batch of all processes.
+        anchors: How many images are anchors.
+        degree: The number of edges of every anchor, if it is known and the same for all.
+        weights: The teacher's weights `(E,)`, in place of those that a kernel finds.
+    """
+
+    edge_index: Tensor
+    anchors: int
+    degree: int | None = None
+    weights: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "BatchEdges":
+        """Return the edges on a device."""
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return self._replace(edge_index=self.edge_index.to(device, non_blocking=True), weights=weights)
+
+
 class Batch(NamedTuple):
     """The images of a batch, besides the networks' outputs.
 
     Attributes:
         indices: Position of each image in the training set, `(N,)`.
         labels: Class of each image, `(N,)`; -1 where it is unknown.
-        edges: The graph that the batch was made of, where a method is not to find its own: the first images are its
-            anchors, and have a loss; those behind them are their neighbours, or fill the batch.
+        edges: The graph of which the batch was made, where a method is not to find its own: its anchors alone have a
+            loss; the images behind them are their neighbours, or fill the batch.
     """
 
     indices: Tensor
     labels: Tensor
-    edges: Any = None  # relgraph.graph.topology.Edges, which stands above this module
+    edges: BatchEdges | None = None
 
     def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relgraph.data.batches import Batches, epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.topology import Edges
+from relgraph.outputs import BatchEdges
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 
@@ -136,11 +136,11 @@ class NeighbourBatches:
         rows = self.processes.rows(self.size)
         return (self.batch(number)[0][rows] for number in range(len(self)))
 
-    def edges(self, number: int) -> Edges:
+    def edges(self, number: int) -> BatchEdges:
         """Return the edges of a batch, between positions in the batch of all processes; the seeds are its anchors."""
         return self.batch(number)[1]
 
-    def batch(self, number: int) -> tuple[Tensor, Edges]:
+    def batch(self, number: int) -> tuple[Tensor, BatchEdges]:
         """Return the images of a batch `(B,)` of all processes, seeds first, and the edges between its positions."""
         seeds = self.seeds[self.cuts[number] : self.cuts[number + 1]]
         places, anchor = self.graph.around(seeds)
@@ -153,7 +153,7 @@ class NeighbourBatches:
             position.setdefault(int(torch.randint(len(self.graph), (), generator=random)), len(position))
         index = torch.stack([torch.tensor([position[image] for image in neighbours], dtype=torch.long), anchor])
         weights = None if self.graph.weights is None else self.graph.weights[places]
-        return torch.tensor(list(position)), Edges(index, len(seeds), self.graph.degree, weights=weights)
+        return torch.tensor(list(position)), BatchEdges(index, len(seeds), self.graph.degree, weights)
 
 
 def describe(batches: Batches | NeighbourBatches, labels: Tensor) -> dict[str, float]:

@@ -26,6 +26,7 @@ from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
 from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Rule, Topology, make_rule
+from relgraph.outputs import BatchEdges
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Pair = Any  # a HeteroData: torch_geometric takes a second to import, so only where a pair is built
@@ -83,7 +84,7 @@ class PairBuilder:
         student: Tensor,
         teacher: Tensor,
         processes: ProcessGroup = SINGLE_PROCESS,
-        edges: Edges | None = None,
+        edges: BatchEdges | None = None,
     ) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
 
@@ -95,7 +96,8 @@ class PairBuilder:
         from relgraph.graph.pyg import HeteroData
 
         if edges is not None:
-            return replace(self, topology=self.topology.over(edges))(student, teacher, processes)
+            given = Edges(edges.edge_index, edges.anchors, edges.degree, weights=edges.weights)
+            return replace(self, topology=self.topology.over(given))(student, teacher, processes)
         check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")

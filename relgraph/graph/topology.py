@@ -9,7 +9,7 @@ user-defined function reads the matrices.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -157,11 +157,6 @@ class Edges(Rule):
         if self.weights is None:
             return found
         return torch.cat([found[: len(found) - len(self.weights)], self.weights.to(found)])
-
-    def to(self, device: torch.device | str) -> "Edges":
-        """Return the edges on a device."""
-        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
-        return replace(self, edge_index=self.edge_index.to(device, non_blocking=True), weights=weights)
 
     def sum(self, weights: Tensor) -> Tensor:
         """Return each anchor's sum at each of its edges, `(..., E)`."""

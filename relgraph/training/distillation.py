@@ -15,7 +15,6 @@ from relgraph.data.neighbour_batches import ImageGraph
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
-from relgraph.graph.topology import Edges
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
@@ -25,7 +24,7 @@ from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, 
 from relgraph.networks.heads import Head, Student
 from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
-from relgraph.outputs import Batch, Output, StepInputs
+from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
@@ -422,7 +421,7 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     edges = None
     if recipe.scope == "dataset":  # one anchor and its neighbours
         k = min(recipe.neighbours_of_each, n - 1)
-        edges = Edges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
+        edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
     assert facts.labels is not None
     method.eval()  # or norms would count it
     try:

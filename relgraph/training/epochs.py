@@ -17,8 +17,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.neighbour_batches import ImageGraph, neighbour_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.topology import Edges
-from relgraph.outputs import Batch, Output
+from relgraph.outputs import Batch, BatchEdges, Output
 from relgraph.printing import no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
@@ -328,7 +327,7 @@ def train_epoch(
 
 def steps(
     job: Job, epoch: int, first: int = 0, state: Tensor | None = None
-) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any, Edges | None], None, None]:
+) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any, BatchEdges | None], None, None]:
     """Yield for each step of an epoch the indices `(B,)` and uint8 images on the device, views' generator and bar.
 
     Last come the edges of a batch that is made of the data set's graph. All of them depend on the seed and the epoch
@@ -363,7 +362,7 @@ def step(
     meter: Meter,
     stage: Stage = "both",
     diagnostics: Diagnostics | None = None,
-    edges: Edges | None = None,
+    edges: BatchEdges | None = None,
 ) -> Losses:
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 

@@ -17,9 +17,10 @@ from relgraph.graph.kernels import cosine
 from relgraph.graph.pair import TEACHER, Form, anchors_of, weights
 from relgraph.graph.relation import Relation
 from relgraph.graph.search import nearest_in_blocks
-from relgraph.graph.topology import Edges, Nearest, edges_of
+from relgraph.graph.topology import Nearest, edges_of
 from relgraph.methods import CSD, EGA, PKT, Batch, Method
 from relgraph.methods.pkt import SIMILARITY
+from relgraph.outputs import BatchEdges
 from tests.checks import assert_refused_like, case
 from tests.graph.test_criteria import CRITERIA, SCALES
 from tests.methods.golden import vectors
@@ -46,7 +47,7 @@ def summed(criterion: Criterion) -> Criterion:
 @pytest.mark.parametrize("form", ["matrix", "blocked"])
 def test_the_sum_over_an_epochs_seeds_is_that_of_the_full_graph(form: Form) -> None:
     student, teacher, drawn = batches()
-    full = Edges(drawn.graph.edge_index, N, K)
+    full = BatchEdges(drawn.graph.edge_index, N, K)
     for scale in SCALES.values():
         for name, criterion in CRITERIA.items():
             relation = Relation(SIMILARITY, scale=scale, criterion=summed(criterion))
@@ -152,7 +153,7 @@ def test_given_weights_are_the_teachers_but_for_own_edges() -> None:
     terms = EGA(1.0, 1.0, graph="knn", k=K).terms(s, t, Batch(index, index, edges))
     of_student = [pearson(s[i], s[j]) for j, i in edges.edge_index.T.tolist()]
     torch.testing.assert_close(terms["edge"], (torch.stack(of_student) - edges.weights).norm())
-    plain = EGA(1.0, 1.0, graph="knn", k=K).terms(s, t, Batch(index, index, replace(edges, weights=None)))
+    plain = EGA(1.0, 1.0, graph="knn", k=K).terms(s, t, Batch(index, index, edges._replace(weights=None)))
     assert torch.equal(plain["node"], terms["node"]) and not torch.isclose(plain["edge"], terms["edge"])
 
 
@@ -169,11 +170,11 @@ def test_own_nodes_are_matched_alike_in_every_form() -> None:
 
 def test_edges_of_a_batch_need_a_sparse_graph_and_images_without_any_are_counted() -> None:
     student, teacher, _ = batches()
-    edges = Edges(torch.tensor([[2, 3], [0, 0]]), 2)
+    edges = BatchEdges(torch.tensor([[2, 3], [0, 0]]), 2)
     batch = Batch(torch.arange(N), torch.zeros(N).long(), edges)
     assert_refused_like((partial(EGA(), student, teacher, batch), "a method with a sparse graph, such as graph='knn'$"))
     found = PKT(graph="knn", k=K)(student, teacher, batch)
-    alone = PKT(graph="knn", k=K)(student, teacher, Batch(*batch[:2], replace(edges, anchors=1)))
+    alone = PKT(graph="knn", k=K)(student, teacher, Batch(*batch[:2], edges._replace(anchors=1)))
     torch.testing.assert_close(found * 4, alone * 3)  # an image alone has one edge, to itself, and no loss
-    none = Edges(torch.zeros(2, 0).long(), 1)
+    none = BatchEdges(torch.zeros(2, 0).long(), 1)
     assert EGA(1, 1, graph="knn", k=K).terms(student, teacher, Batch(*batch[:2], none))["edge"] == 0

@@ -14,13 +14,13 @@ from torch.optim import SGD
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import cosine, linear
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Edges, Nearest
+from relgraph.graph.topology import Nearest
 from relgraph.methods import METHODS, Batch, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector, Student
-from relgraph.outputs import Output, StepInputs, bare
+from relgraph.outputs import BatchEdges, Output, StepInputs, bare
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
@@ -34,7 +34,7 @@ MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 WIDTH, TEACHER_WIDTH = 8, 7
 # Of seven seeds: all that one of two processes has, and one of the other's.
 SEEDS = torch.arange(7).repeat_interleave(3)
-NEIGHBOURHOODS = Edges(torch.stack([(SEEDS + torch.tensor([1, 4, 6]).repeat(7)) % N, SEEDS]), 7, 3)
+NEIGHBOURHOODS = BatchEdges(torch.stack([(SEEDS + torch.tensor([1, 4, 6]).repeat(7)) % N, SEEDS]), 7, 3)
 OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
