@@ -341,8 +341,8 @@ def steps(
         views.set_state(state)
     draw = epoch_batches if job.graph is None else partial(neighbour_batches, job.graph)
     batches: Any = draw(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
-                   seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
-                   purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
+                        seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
+                        purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
     left = [*batches][first:] if first else batches
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
