@@ -393,6 +393,25 @@ def read_table(path: Path) -> list[dict[str, float]]:
         raise RelgraphError(f"cannot read {path}: {first_line(error)}") from error
 
 
+def read_parquet(path: Path, instead: str = "a file of another kind") -> Any:
+    """Return the table of a Parquet file, as pyarrow has it.
+
+    Raises:
+        RelgraphError: if it cannot be read, or pyarrow is not installed, where a file of another kind stands `instead`.
+    """
+    try:
+        from pyarrow import parquet
+    except Exception as error:  # a broken installation raises nearly anything
+        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
+        raise RelgraphError(f"{path} needs {told}, or give {instead}") from error
+    with reading(path):
+        path.open("rb").close()
+    try:
+        return parquet.read_table(path)
+    except Exception as error:
+        raise RelgraphError(f"{path}: expected a Parquet file ({first_line(error)[:200]})") from error
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none.
 

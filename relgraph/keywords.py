@@ -68,6 +68,8 @@ class TrainOptions(TypedDict, total=False):
     neighbours: Literal["teacher", "student", "union", "mutual"]
     form: Literal["auto", "matrix", "factored", "blocked"]
     relation: Literal["global", "local"]
+    scope: Literal["batch", "dataset"]
+    edges: str | None
     refine: str | Any | None
     kernel: str | Any | None
     scale: str | Any | None

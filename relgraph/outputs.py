@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+
 
 class Output(NamedTuple):
     """A network's outputs for a batch.
@@ -67,16 +69,47 @@ def bare(vectors: Tensor) -> Output:
     return Output(vectors, feature=vectors)
 
 
+class BatchEdges(NamedTuple):
+    """The graph of which a batch was made: edges to its first images, the anchors, from these and those behind them.
+
+    Attributes:
+        edge_index: Neighbours above anchors, `(2, E)`, by their places in the batch of all processes.
+        anchors: How many images are anchors.
+        degree: The number of edges of every anchor, if it is known and the same for all.
+        weights: The teacher's weights `(E,)`, in place of those that a kernel finds.
+    """
+
+    edge_index: Tensor
+    anchors: int
+    degree: int | None = None
+    weights: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "BatchEdges":
+        """Return the edges on a device."""
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return self._replace(edge_index=self.edge_index.to(device, non_blocking=True), weights=weights)
+
+
 class Batch(NamedTuple):
     """The images of a batch, besides the networks' outputs.
 
     Attributes:
         indices: Position of each image in the training set, `(N,)`.
         labels: Class of each image, `(N,)`; -1 where it is unknown.
+        edges: The graph of which the batch was made, where a method is not to find its own: its anchors alone have a
+            loss; the images behind them are their neighbours, or fill the batch.
     """
 
     indices: Tensor
     labels: Tensor
+    edges: BatchEdges | None = None
+
+    def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+        """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""
+        if self.edges is None:
+            return self.labels
+        row = torch.arange(len(self.labels), device=self.labels.device) + processes.rank * len(self.labels)
+        return self.labels.masked_fill(row >= self.edges.anchors, -1)
 
 
 class StepInputs(NamedTuple):

@@ -14,7 +14,7 @@ which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse g
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,7 @@ from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
 from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Rule, Topology, make_rule
+from relgraph.outputs import BatchEdges
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Pair = Any  # a HeteroData: torch_geometric takes a second to import, so only where a pair is built
@@ -94,14 +95,25 @@ class PairBuilder:
     crossing: int = 3
     within: bool = True
 
-    def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Pair:
+    def __call__(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        edges: BatchEdges | None = None,
+    ) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
+
+        With `edges` it has these, in place of those that a sparse topology would find.
 
         Raises:
             RelgraphError: as `graph_pair`.
         """
         from relgraph.graph.pyg import HeteroData
 
+        if edges is not None:
+            given = Edges(edges.edge_index, edges.anchors, edges.degree, weights=edges.weights)
+            return replace(self, topology=self.topology.over(given))(student, teacher, processes)
         check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
@@ -163,7 +175,7 @@ class PairBuilder:
         teacher = kernel.matrix(t, t)
         if not dense:  # of all pairs the matrices are the weights
             edges = self.topology(student, teacher, kernel)
-            student, teacher = edges.pick(student), edges.pick(teacher)
+            student, teacher = edges.pick(student), edges.of_teacher(edges.pick(teacher))
         found = [(STUDENT, student, edges)] if self.within else []
         found.append((TEACHER, teacher, edges))
         if self.refinement is not None:
@@ -192,7 +204,8 @@ class PairBuilder:
         ends.append((TEACHER, t, t, edges))
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
-        _store(pair, [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends])
+        found = [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends]
+        _store(pair, [(k, edges.of_teacher(w) if k == TEACHER else w, listed) for k, w, listed in found])
 
 
 def check_form(form: str, known: tuple[Form, ...], what: str) -> None:
@@ -276,6 +289,8 @@ def _store(pair: Pair, found: Sequence[tuple[EdgeType, Tensor, Topology]]) -> No
         store = pair[kind]
         if isinstance(edges, Edges):
             store["edge_index"], store["edge_weight"], store["degree"] = edges.edge_index, weights, edges.degree
+            if edges.anchors < len(pair[kind[2]]["x"]):
+                store["anchors"] = edges.anchors
         elif len(weights) <= LISTED:
             store["edge_index"] = _all_edges(len(weights), weights.device)
             store["edge_weight"] = weights.flatten()
@@ -353,7 +368,18 @@ def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
     """Return the topology of one edge type of a pair."""
     if pair.graph == "dense":
         return ALL_PAIRS
-    return Edges(pair[kind].edge_index, len(pair[kind[2]].x), pair[kind].get("degree"))
+    store = pair[kind]
+    return Edges(store.edge_index, store.get("anchors", len(pair[kind[2]].x)), store.get("degree"))
+
+
+def anchors_of(pair: Pair) -> int:
+    """Return how many nodes, the first ones, are anchors: all, but where a batch brings edges to some alone.
+
+    >>> anchors_of(graph_pair(torch.randn(4, 8), torch.randn(4, 8)))
+    4
+    """
+    edges = topology_of(pair) if pair.edge_types else ALL_PAIRS
+    return edges.anchors if isinstance(edges, Edges) else len(pair["student"].x)
 
 
 def has_weights(pair: Pair) -> bool:

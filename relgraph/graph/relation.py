@@ -23,6 +23,7 @@ from relgraph.graph.pair import (
     Pair,
     PairBuilder,
     across,
+    anchors_of,
     check_form,
     check_nodes,
     relations,
@@ -112,6 +113,11 @@ class Relation:
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
         blocked = self.scale.divisor is None or self.scale.divisor_in_blocks is not None  # scaled without other rows
         return (*found, "blocked") if blocked else found
+
+    @property
+    def anchored(self) -> bool:
+        """Whether an anchor's weights depend on its own edges alone, neither scaled nor centred by a whole graph."""
+        return self.scale.divisor is None and not self.kernel.centred
 
     @property
     def builder(self) -> PairBuilder:
@@ -210,6 +216,25 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
 
     total = sum_of_blocks(term, (student, teacher), len(student))
     return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))
+
+
+def own_matching(pair: Pair, kernel: Kernel) -> Tensor:
+    """Return `sqrt(sum_i (kernel(s_i, t_i) - 1)^2)`: each anchor's student node with its own teacher node, a scalar.
+
+    >>> from relgraph.graph.kernels import pearson
+    >>> from relgraph.graph.pair import graph_pair
+    >>> x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+    >>> own_matching(graph_pair(x, x), pearson), own_matching(graph_pair(x, x.flip(0)), pearson)
+    (tensor(0.), tensor(2.1213))
+    """
+    if MATCHES in pair.edge_types:
+        (found,) = relations(pair, MATCHES)
+        own = found.diagonal() if pair.graph == "dense" else found[: anchors_of(pair)]
+    else:
+        own = kernel.paired(pair["student"].prepared, pair["teacher"].prepared)
+    total = frobenius.of_block(own.unsqueeze(-1), torch.ones_like(own).unsqueeze(-1))
+    total = pair.held_by.sum(total) if pair.form == "factored" else total
+    return frobenius.of_blocks(total, len(own)).to(own.dtype)
 
 
 def squares_of(pair: Pair) -> Squares:

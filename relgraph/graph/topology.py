@@ -54,6 +54,10 @@ class Rule:
         """Return the rule of these edges and each node's edge to itself, which most published sums include."""
         return WithOwn(self)
 
+    def over(self, edges: "Edges") -> "Rule":
+        """Return the rule that has these edges, which a batch brings, in place of those that this one would find."""
+        return edges
+
 
 @dataclass(frozen=True)
 class OwnRule(Rule):
@@ -92,9 +96,17 @@ class AllPairs(Rule):
         """Return itself: each node's edge to itself is already included."""
         return self
 
+    def over(self, edges: "Edges") -> "Rule":
+        """Raise RelgraphError: all pairs are no other edges."""
+        raise RelgraphError("a batch with edges of its own needs a method with a sparse graph, such as graph='knn'")
+
     def pick(self, matrix: Tensor) -> Tensor:
         """Return the matrix."""
         return matrix
+
+    def of_teacher(self, found: Tensor) -> Tensor:
+        """Return the teacher's weights, those that were found."""
+        return found
 
     def sum(self, weights: Tensor) -> Tensor:
         """Return the sums of the rows, `(..., N, M)`."""
@@ -120,8 +132,10 @@ ALL_PAIRS = AllPairs()
 class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
 
-    As a rule, it returns these fixed edges. `degree` is the number of edges of every anchor, if it is known and the
-    same for all; `has_own` says that each node's edge to itself is among them.
+    As a rule, it returns these fixed edges. The first `anchors` nodes are the anchors; nodes behind them are candidates
+    alone. `degree` is the number of edges of every anchor, if it is known and the same for all; `has_own` says that
+    each anchor's edge to itself is among them, before the others. `weights` are the teacher's weights of the others,
+    where a user gives them in place of those that a kernel finds.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
     >>> edges.pick(torch.arange(9.0).view(3, 3))
@@ -132,6 +146,7 @@ class Edges(Rule):
     anchors: int
     degree: int | None = None
     has_own: bool = False
+    weights: Tensor | None = None
     blocked = True
     mapped = True
     dims = 1
@@ -147,6 +162,12 @@ class Edges(Rule):
         candidate, anchor = self.edge_index
         return matrix.flatten(-2).index_select(-1, anchor * matrix.shape[-1] + candidate)
 
+    def of_teacher(self, found: Tensor) -> Tensor:
+        """Return the teacher's weights of the edges, `(E,)`: those found, or behind the own edges those given."""
+        if self.weights is None:
+            return found
+        return torch.cat([found[: len(found) - len(self.weights)], self.weights.to(found)])
+
     def sum(self, weights: Tensor) -> Tensor:
         """Return each anchor's sum at each of its edges, `(..., E)`."""
         return segment_sum(weights, self.edge_index[1], self.anchors).index_select(-1, self.edge_index[1])
@@ -156,7 +177,7 @@ class Edges(Rule):
         return segment_log_softmax(weights, self.edge_index[1], self.anchors)
 
     def with_own(self) -> "Edges":
-        """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E).
+        """Return these edges after one of each anchor to itself, or in a cross graph to its counterpart, (2, A + E).
 
         Edges that have it already are returned as they are.
         """
@@ -164,7 +185,8 @@ class Edges(Rule):
             return self
         node = torch.arange(self.anchors, device=self.edge_index.device)
         degree = None if self.degree is None else self.degree + 1
-        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors, degree, True)
+        index = torch.cat([torch.stack([node, node]), self.edge_index], dim=1)
+        return Edges(index, self.anchors, degree, True, self.weights)
 
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Apply a function of one anchor's weights, which keeps their shape, to each anchor's edges."""
@@ -410,6 +432,10 @@ class WithOwn(Rule):
     def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Topology:
         """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
         return self.rule.find(student, teacher, kernel).with_own()
+
+    def over(self, edges: Edges) -> Rule:
+        """Return the rule of other edges and each anchor's edge to itself."""
+        return edges.with_own()
 
 
 def nearest(matrix: Tensor, k: int, kernel: Kernel) -> Tensor:

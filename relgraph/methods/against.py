@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Product, cosine, dot, precision_of
 from relgraph.graph.keys import keys_around, related_to_keys
 from relgraph.graph.memory import Bank, Queue
-from relgraph.graph.pair import AGAINST, Pair, check_nodes
+from relgraph.graph.pair import AGAINST, Pair, anchors_of, check_nodes
 from relgraph.graph.refine import Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.search import Prepared, Rows
@@ -79,7 +79,8 @@ class Against(FixedParts):
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of the own nodes, and those of the relations."""
-        terms = self.own_terms(pair["student"].x, pair["teacher"].x)
+        anchors = slice(anchors_of(pair))
+        terms = self.own_terms(pair["student"].x[anchors], pair["teacher"].x[anchors])
         return {**terms, **{name: related(relation, pair) for name, relation in self.relations().items()}}
 
 

@@ -91,6 +91,7 @@ class RunFacts:
         images: Number of training images.
         labels: Class of each of them, `(images,)`, -1 where it is unknown.
         ss_head: The teacher's self-supervision head, where the run has one.
+        of_data_set: Whether each batch brings the edges of a graph of the whole data set.
     """
 
     dim: int
@@ -101,6 +102,7 @@ class RunFacts:
     images: int = 0
     labels: Tensor | None = None
     ss_head: nn.Module | None = None
+    of_data_set: bool = False
 
     def widths(self, part: Part) -> tuple[int, int]:
         """Return the widths of student and teacher of one part of an output, flattened."""
@@ -192,6 +194,11 @@ class Method(nn.Module):
         A method that needs facts of the run reads them here, as `cls(width=run.student_width, **options)`.
         """
         return cls(**options)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether each image contributes to the loss by itself, or by its own edges, so that some may do so alone."""
+        return self.pointwise
 
     def extra_repr(self) -> str:
         """Return the options, for `repr`."""

@@ -1,6 +1,6 @@
 """Compositional contrastive learning (Chen et al., CVPR 2021, arXiv 2104.10955), as in the code of EGA."""
 
-from relgraph.graph.pair import Pair
+from relgraph.graph.pair import Pair, anchors_of
 from relgraph.methods.base import Batch, Output, Terms, logits_of
 from relgraph.methods.kd import divergence
 from relgraph.methods.nce import NCE
@@ -46,6 +46,6 @@ class CCL(NCE):
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce` and `jeffreys`."""
-        s, t = logits_of(student, teacher, "CCL")
+        s, t = (logits[: anchors_of(pair)] for logits in logits_of(student, teacher, "CCL"))
         jeffreys = (divergence(s, t) + divergence(t, s)).mean() / 2
         return {**super().compare_pair(pair, student, teacher, batch), "jeffreys": jeffreys}

@@ -1,7 +1,7 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -9,9 +9,10 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import Form, Pair, PairBuilder
-from relgraph.graph.relation import Relation, matching
+from relgraph.graph.refine import Refiner
+from relgraph.graph.relation import Relation, matching, own_matching
 from relgraph.graph.topology import Chooser, Graph
-from relgraph.methods.base import Batch, Output, Space, Terms, option
+from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, option
 from relgraph.methods.relational import Relational
 
 
@@ -28,6 +29,15 @@ class EGA(Relational):
     neighbours), or over the edges of an `edge_index` (2, E). With k = N - 1 the sparse form is the dense one, in
     value and gradient. The norms are Frobenius norms, neither squared nor divided by N: both terms grow with the
     batch, so weights tuned at one N do not carry over to another.
+
+    The node term asks correlation 0 of a student node and every other teacher node of its edges, also of those that the
+    teacher finds near: it pushes true neighbours apart, which the edge term holds together. `cross="own"` leaves these
+    out,
+
+        L_node = sqrt( sum_i (r(s_i, t_i) - 1)^2 )
+
+    and is the default of a run whose batches are neighbourhoods of the data set (`--scope dataset`), where every
+    candidate is a near one and no far one is left for which 0 were right.
 
     The node term ties a student node to its own teacher node only while the batch is no larger than the width. The
     cross graph has rank D at most, so with N > D the term is at least sqrt(N - D), and a copy of the teacher is far
@@ -54,6 +64,7 @@ class EGA(Relational):
     Args:
         node_weight: Weight of the node term.
         edge_weight: Weight of the edge term.
+        cross: What the node term compares: the cross graph on all "edges", or each node and its "own" teacher node.
         graph: "dense" or "knn", or an `edge_index` (2, E) over the N images of every batch, row 0 the neighbours of
             row 1, or a rule such as `Nearest(8)`.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
@@ -85,7 +96,13 @@ class EGA(Relational):
 
     node_weight: float = option(default=0.8, least=0, term="node")
     edge_weight: float = option(default=0.24, least=0, term="edge")
+    cross: Literal["edges", "own"] = option(default="edges", kw_only=True)
     nodes: Literal["embedding", "positions"] = option(default="embedding", kw_only=True)
+
+    @classmethod
+    def for_run(cls, run: RunFacts, refine: str | Refiner | None = None, **options: Any) -> Self:
+        """Return the method; where all candidates are true neighbours, nodes are matched with their own by default."""
+        return super().for_run(run, refine, **({"cross": "own"} if run.of_data_set else {}) | options)
 
     def make_relation(self) -> Relation:
         """Return the edge term's relation."""
@@ -121,7 +138,8 @@ class EGA(Relational):
         assert self.relation is not None
         if not self.builder.match:
             return {"edge": self.relation.of_pair(pair)}
-        return {"node": matching(pair, self.relation.kernel), "edge": self.relation.of_pair(pair)}
+        match = matching if self.cross == "edges" else own_matching
+        return {"node": match(pair, self.relation.kernel), "edge": self.relation.of_pair(pair)}
 
 
 def ega_loss(

@@ -96,6 +96,7 @@ class IRG(FixedParts):
 
     of_positions: ClassVar[bool] = False
     form_option: ClassVar[str] = "graph_form"
+    by_edges: ClassVar[bool] = False  # logits and transitions are those of the whole batch
     vertex_weight: float | None = option(default=None, least=0, term="vertex")
     relation_weight: float | None = option(default=None, least=0, term="edge")
     transition_weight: float | None = option(default=None, least=0, term="transition")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import cosine, own_places
-from relgraph.graph.pair import MATCHES, Pair, PairBuilder, has_weights, topology_of, weights
+from relgraph.graph.pair import MATCHES, Pair, PairBuilder, anchors_of, has_weights, topology_of, weights
 from relgraph.graph.scales import softmax
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from relgraph.methods.base import Batch, Output, Part, Terms, labels_of, option
@@ -66,8 +66,8 @@ class NCE(FixedParts):
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce`."""
-        count = len(pair["student"].x)
-        labels = labels_of(batch, type(self).__name__, count)
+        count = anchors_of(pair)
+        labels = labels_of(batch, type(self).__name__, len(pair["student"].x))
         if not has_weights(pair):
 
             def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:

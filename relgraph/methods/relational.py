@@ -103,6 +103,7 @@ class Relational(Method):
     criterion: CriterionOption = option(default=None, kw_only=True)
     relation: Relation | None = field(default=None, init=False)
     paired: bool = field(default=True, init=False)  # whether the loss reads a graph pair of the batch
+    by_edges: ClassVar[bool] = True  # whether `compare_pair` reads the pair's edges, and else its anchors alone
 
     def __post_init__(self) -> None:
         """Build the relation, and the builder of the pair that it reads."""
@@ -149,6 +150,11 @@ class Relational(Method):
         return replace(relation, **chosen) if relation is not None and chosen else relation
 
     @property
+    def anchored(self) -> bool:
+        """Whether the loss is a sum over anchors, each of which contributes by its own edges."""
+        return self.paired and self.by_edges and (self.relation is None or self.relation.anchored)
+
+    @property
     def moving_kernel(self) -> Kernel:
         """The kernel of the graph in which a refinement moves nodes."""
         return pearson
@@ -170,16 +176,20 @@ class Relational(Method):
         pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
-    def pair(self, student: Output, teacher: Output) -> Pair | None:
-        """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`."""
-        return self.builder(*self.vectors(student, teacher)) if self.paired else None
+    def pair(self, student: Output, teacher: Output, batch: Batch | None = None) -> Pair | None:
+        """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`.
+
+        A batch's own edges take the place of those that the method would find.
+        """
+        edges = None if batch is None else batch.edges
+        return self.builder(*self.vectors(student, teacher), edges=edges) if self.paired else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, or one an image, which is compared."""
         if self.nodes == "positions":
             s, t = self.positions(student, teacher)
             return mean_of_graphs(self._of_image, s, t, mapped=self.mapped(s, t))
-        return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
+        return self.compare_pair(self.pair(student, teacher, batch), student, teacher, batch)
 
     def positions(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes of each image's graphs, `(B, P, C_s)` and `(B, P, C_t)`: positions of the last stage maps.
@@ -225,7 +235,9 @@ class Relational(Method):
 
     def refined(self) -> Refined | None:
         """Return the refinement, its nodes, and the kernel of the graph in which it moves them."""
-        return None if self.refinement is None else Refined(self.refinement, self.nodes, self.moving_kernel)
+        if self.refinement is None or self.nodes == "positions":
+            return None
+        return Refined(self.refinement, self.nodes, self.moving_kernel)
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""

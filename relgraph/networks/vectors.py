@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, reading
+from relgraph.files import first_line, read_parquet, reading
 from relgraph.networks.sources import Arguments, Pretrained, TeacherSource
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Output
@@ -99,17 +99,9 @@ def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, None]:
 
 
 def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[str] | None]:
-    try:
-        from pyarrow import compute, parquet
-    except Exception as error:  # a broken installation raises nearly anything
-        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or give an .npy file") from error
-    with reading(path):
-        path.open("rb").close()
-    try:
-        table = parquet.read_table(path)
-    except Exception as error:
-        raise RelgraphError(f"{path}: expected a Parquet file ({first_line(error)[:200]})") from error
+    table = read_parquet(path, "an .npy file")
+    from pyarrow import compute
+
     kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
     names = [name for name, kind in kinds.items() if kind in ("string", "large_string", "string_view")]
     labels = [label or "" for label in table["label"].to_pylist()] if {"name", "label"} <= {*names} else None

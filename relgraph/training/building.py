@@ -149,13 +149,15 @@ def open_data(recipe: Recipe) -> DataSet:
     nodes = min(sizes) // (count if recipe.relation == "local" else 1)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
-    if recipe.relates and recipe.topology == "knn":
+    if recipe.searches:
         check_k(recipe.neighbours_of_each, nodes)
     return data
 
 
 def _batch_sizes(recipe: Recipe, data: DataSet, labelled_share: float, by_label: bool) -> list[int]:
     """Return how many images the batches of an epoch hold, each number once."""
+    if recipe.scope == "dataset":
+        return [min(recipe.batch_size, len(data.train))]
     return epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=labelled_share, epoch=0,
                          seed=recipe.seed, by_label=by_label, drop_last=recipe.drop_last).sizes  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from relgraph import names
 from relgraph.data.datasets import DataSet
+from relgraph.data.neighbour_batches import ImageGraph
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
@@ -24,7 +26,7 @@ from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, 
 from relgraph.networks.heads import Head, Student
 from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
-from relgraph.outputs import Batch, Output, StepInputs
+from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
@@ -40,6 +42,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
+from relgraph.training.scope import check_anchored, open_scope, save_graph
 from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
@@ -78,7 +81,9 @@ class Distillation(Job):
         return self.recipe.stage(epoch)
 
     def begin(self, run: RunDirectory) -> None:
-        """Train the teacher's head, if the recipe trains it first."""
+        """Keep the data set's graph, if there is one, and train the teacher's head, if the recipe trains it first."""
+        if self.graph is not None and self.processes.first:
+            save_graph(run.graph_file, self.graph, self.data.train.index)
         head = self.objective.teacher_head
         if self.recipe.teacher_head == "sequential" and head is not None:
             train_head(self, head, self.recipe, run)
@@ -216,11 +221,15 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False, callbacks: Callba
     """
     # A run that has a checkpoint reads its weights there, and no others.
     restored = resume and RunDirectory(path).last.exists()
-    return run_job(lambda: build(recipe, restored=restored), recipe, path, resume=resume, callbacks=callbacks)
+    kept = RunDirectory(path).graph_file if resume else None
+    opened = partial(build, recipe, restored=restored, kept=kept)
+    return run_job(opened, recipe, path, resume=resume, callbacks=callbacks)
 
 
-def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
+def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -> Distillation:
     """Return the job of a recipe; one whose weights will be `restored` is built without those it started from.
+
+    The data set's graph, if the recipe has one, is read from the file that its run `kept`, if that is there.
 
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
@@ -238,7 +247,11 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     if not restored:
         distiller.to(fabric.device).fill(feed.known, len(task.data.train))
-    images = recipe.batch_size // recipe.accumulate
+    images, graph = recipe.batch_size // recipe.accumulate, None
+    if recipe.scope == "dataset":
+        scope = open_scope(recipe, task, partial(feed.vectors, task.data.train, recipe.processes), fabric, kept)
+        graph, frozen["graph of the data set"] = scope.graph, scope.record
+        note += scope.note
 
     def squares(student: nn.Module, inputs: StepInputs) -> Tensor:  # needs no teacher and no other process
         loss: Tensor = student(inputs.images).embedding.square().mean()
@@ -252,7 +265,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
-    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample)
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample, graph)
 
 
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
@@ -297,7 +310,8 @@ def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[s
 
 def assemble(
     recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "",
-    frozen: Mapping[str, Mapping[str, str]] | None = None, sample: ValidationGraph | None = None,
+    frozen: Mapping[str, Mapping[str, Any]] | None = None, sample: ValidationGraph | None = None,
+    graph: ImageGraph | None = None,
 ) -> Distillation:  # fmt: skip
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
@@ -309,7 +323,7 @@ def assemble(
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
                        recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
-                       sample)  # fmt: skip
+                       graph, sample)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job
@@ -334,11 +348,13 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     method = None
     if teacher is not None:
         facts = _facts(recipe, data, student, teacher)
-        shared = {**vars(recipe), "nodes": recipe.chosen_nodes}
+        shared = {**vars(recipe), "nodes": recipe.chosen_nodes, "graph": recipe.graph_of_batches}
         method = build_method(recipe.method, facts, shared, recipe.method_args, recipe.beta)
         if method is not None:
             assert head is not None
             _check_space(recipe, method)
+            if recipe.scope == "dataset":
+                check_anchored(method)
             rehearse(method, head, recipe, max(1, classes), facts)
     return Distiller(
         student,
@@ -399,6 +415,7 @@ def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) ->
         images=len(data.train),
         labels=data.train.labels,
         ss_head=_ss_head(recipe, teacher),
+        of_data_set=recipe.scope == "dataset",
     )
 
 
@@ -441,10 +458,14 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
 
     student = output(facts.dim, facts.student_width, facts.student_maps)
     teacher = output(own, facts.teacher_width, facts.teacher_maps)
+    edges = None
+    if recipe.scope == "dataset":  # one anchor and its neighbours
+        k = min(recipe.neighbours_of_each, n - 1)
+        edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
     assert facts.labels is not None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
+        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu(), edges))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, Protocol
@@ -14,8 +15,9 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
+from relgraph.data.neighbour_batches import ImageGraph, neighbour_batches
 from relgraph.errors import RelgraphError
-from relgraph.outputs import Batch, Output
+from relgraph.outputs import Batch, BatchEdges, Output
 from relgraph.printing import Lines, no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
@@ -81,6 +83,7 @@ class Job:
         frozen: Name and fingerprint of each frozen network that the training reads, such as its `teacher`.
         clip_norm: The largest norm of the gradient of what the first optimiser trains; `None` for any.
         ema: The moving average of the student, if there is one.
+        graph: The data set's graph of whose neighbourhoods batches are made; `None` for batches of any images.
         data: The task's data set, on the device.
         selecting: The split that selects.
         processes: The task's, over which each batch is spread: all run every part of it, and the first one writes.
@@ -97,9 +100,10 @@ class Job:
     note: str = ""
     labelled_share: float = 1.0
     diagnose_every: int = 0
-    frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    frozen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clip_norm: float | None = None
     ema: MovingAverage | None = None
+    graph: ImageGraph | None = None
 
     title: ClassVar[str] = "epoch"  # of its progress bar
     stream: ClassVar[str] = ""  # before the purposes of its random streams, which no other job shares
@@ -298,13 +302,13 @@ def train_epoch(
         diagnostics.resume(measures["diagnostics"])
     job.module.train()
     with closing(steps(job, epoch, first, None if within is None else within["views"])) as batches:
-        for number, (index, images, views, bar) in enumerate(batches, first):
+        for number, (index, images, views, bar, edges) in enumerate(batches, first):
             total = first + bar.total
             if number == first or not job.schedule.by_epoch or epoch < job.schedule.warmup:
                 rate = job.schedule.rate(epoch + number / total)
                 for group in next(iter(job.optimisers.values())).param_groups:
                     group["lr"] = rate
-            found = step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            found = step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None, edges)
             if job.ema is not None:
                 job.ema.update(epoch * total + number)
             for callback in callbacks:
@@ -327,28 +331,31 @@ def train_epoch(
 
 def steps(
     job: Job, epoch: int, first: int = 0, state: Tensor | None = None
-) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any], None, None]:
+) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any, BatchEdges | None], None, None]:
     """Yield for each step of an epoch the indices `(B,)` and uint8 images on the device, views' generator and bar.
 
-    All of them depend on the seed and the epoch alone; the generator is on the CPU, so that all devices have the same
-    views. The epoch begins with the step `first`, for which the generator has the `state`.
+    Last come the edges of a batch that is made of the data set's graph. All of them depend on the seed and the epoch
+    alone; the generator is on the CPU, so that all devices have the same views. The epoch begins with the step `first`,
+    for which the generator has the `state`.
     """
     recipe, train, device = job.recipe, job.data.train, job.fabric.device
     assert recipe.batch_size is not None, "a recipe's objective fills in what is not given"
     views = generator(f"{job.stream}views", recipe.seed, epoch)
     if state is not None:
         views.set_state(state)
-    batches = epoch_batches(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
-                            seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
-                            purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
+    draw = epoch_batches if job.graph is None else partial(neighbour_batches, job.graph)
+    batches: Any = draw(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
+                        seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
+                        purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
     left = [*batches][first:] if first else batches
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
         closing(train.batches(left, recipe.processes)) as loaded,  # ends its processes in any case
         tqdm(left, desc=title, unit="batch", leave=False, disable=no_bar(shown=job.processes.first)) as bar,
     ):
-        for index, images in zip(bar, loaded, strict=True):
-            yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar
+        for number, (index, images) in enumerate(zip(bar, loaded, strict=True), first):
+            edges = None if job.graph is None else batches.edges(number).to(device)
+            yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar, edges
 
 
 def step(
@@ -359,13 +366,14 @@ def step(
     meter: Meter,
     stage: Stage = "both",
     diagnostics: Diagnostics | None = None,
+    edges: BatchEdges | None = None,
 ) -> Losses:
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
-    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given. The
-    losses are returned.
+    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given. A
+    batch that was made of the data set's graph has its `edges`. The losses are returned.
     """
-    inputs = job.feed(images, Batch(index, job.data.train.labels[index]), views)
+    inputs = job.feed(images, Batch(index, job.data.train.labels[index], edges), views)
     for optimiser in job.optimisers.values():
         optimiser.zero_grad()
     measured = None if diagnostics is None else diagnostics.next_step()
@@ -377,7 +385,8 @@ def step(
         job.fabric.clip_gradients(job.module, first, max_norm=job.clip_norm, error_if_nonfinite=False)
     for optimiser in job.optimisers.values():
         optimiser.step()
-    meter.add(losses, inputs.batch.labels, inputs.teacher)
+    labels = inputs.batch.labels if edges is None else inputs.batch.learned(job.processes)
+    meter.add(losses, labels, inputs.teacher)
     return losses
 
 

@@ -11,16 +11,19 @@ from relgraph.data.augment import Augmentation, make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
+from relgraph.data.images import ImageSet
 from relgraph.data.views import Drawn, DrawnViews, FixedViews, Normalise
 from relgraph.errors import RelgraphError
+from relgraph.graph.search import Rows
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, Output, StepInputs, bare, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.evaluation import embed
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
-from relgraph.training.tasks import Task
+from relgraph.training.tasks import BATCH, Task
 
 Input = Callable[[Tensor], Tensor]
 
@@ -95,6 +98,32 @@ class Feed:
         """Return what is known of the teacher's outputs for training images at positions `(B,)`, without running it."""
         return None
 
+    def vectors(self, train: ImageSet, workers: int) -> Rows:
+        """Return the teacher's own vectors of all training images, `(N, width)`: those that are known, or computed."""
+        return KnownVectors(self, len(train))
+
+
+class KnownVectors:
+    """The vectors that a feed knows of its teacher, read when they are asked for: `relgraph.graph.search.Rows`."""
+
+    def __init__(self, feed: Feed, count: int) -> None:
+        self.feed, self.shape = feed, (count, self._read(feed, torch.arange(1)).shape[1])
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """Return the vectors of some images, `(B, width)`."""
+        index = torch.arange(*index.indices(len(self))) if isinstance(index, slice) else index
+        return self._read(self.feed, index)
+
+    @staticmethod
+    def _read(feed: Feed, index: Tensor) -> Tensor:
+        found = feed.known(index)
+        assert found is not None
+        return found.embedding
+
 
 @dataclass(frozen=True, eq=False)
 class TwoViews(Feed):
@@ -138,6 +167,11 @@ class Online(Feed):
             extra, more = self.student_input(found), self.teacher_input(found)
         teacher = of_views(self._outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
+
+    def vectors(self, train: ImageSet, workers: int) -> Rows:
+        """Return the teacher's vectors of all training images as they are, without a view: it runs once for each."""
+        device = train.labels.device
+        return embed(self.teacher, train, self.teacher_input, BATCH, device, "teacher's vectors", workers)
 
     def _outputs(self, prepared: Tensor) -> Output:
         found = [self.teacher.features(part, maps=self.maps) for part in prepared.chunk(self.parts)]

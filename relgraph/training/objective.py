@@ -76,6 +76,8 @@ class Distiller(Objective):
     fixed; without `head_read` nothing reads its classifier, which has no loss then. Cross-entropies are means over the
     images that have a label.
 
+    Of a batch that brings edges of its own (`Batch.edges`) the anchors alone are learned: labels, KD and the method.
+
     In the stage "method" the student is trained by the method alone, in the stage "labels" by all terms but the
     method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
 
@@ -104,7 +106,7 @@ class Distiller(Objective):
         self.student = student
         self.teacher_head = teacher_head
         self.method = method
-        self.kd = KD(temperature) if alpha > 0 else None
+        self.kd = Spread(KD(temperature), processes) if alpha > 0 else None
         self.gamma, self.alpha, self.parts, self.head_read = gamma, alpha, parts, head_read
         self.label_loss, self.processes = label_loss, processes
         self.spread = None if method is None else Spread(method, processes, local)
@@ -150,9 +152,10 @@ class Distiller(Objective):
         self, student: Output, teacher: Output | None, batch: Batch, stage: Stage
     ) -> tuple[Terms, Pairs]:
         assert student.logits is not None
-        by_labels = {"cross_entropy": self.gamma * self.label_loss(student.logits, batch.labels, self.processes)}
+        learned = batch.labels if batch.edges is None else batch.learned(self.processes)
+        by_labels = {"cross_entropy": self.gamma * self.label_loss(student.logits, learned, self.processes)}
         if teacher is not None and self.kd is not None:
-            by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
+            by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher, batch)
         idle = list(by_labels) if stage == "method" else ["cross_entropy"] if self.gamma == 0 else []
         # Zeros, not 0 times the terms, which is NaN for infinity and weight decay for their layers.
         by_labels |= {name: torch.zeros_like(by_labels[name]) for name in idle}
@@ -163,7 +166,8 @@ class Distiller(Objective):
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         assert teacher.logits is not None
-        terms = {"head": self.label_loss(teacher.logits, batch.labels, self.processes)} if self.head_read else {}
+        learned = batch.labels if batch.edges is None else batch.learned(self.processes)
+        terms = {"head": self.label_loss(teacher.logits, learned, self.processes)} if self.head_read else {}
         if self.spread is not None:
             terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}

@@ -64,7 +64,7 @@ class BaseRecipe:
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made, output=embedding
             for the vectors of a student that its method compared.
-        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999, which needs smaller rates: give --lr
+        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999. AdamW needs smaller rates: give --lr
             and --teacher-lr with it, such as 0.001.
         momentum: Momentum of SGD.
         nesterov: Nesterov's momentum.
@@ -230,12 +230,18 @@ class Recipe(BaseRecipe):
         ss_head: Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads.
         graph: All pairs, or k nearest neighbours; dense if not given, except for methods that choose their own
             neighbours (crd).
-        k: Neighbours of each node (for --graph knn; 8 if not given).
+        k: Neighbours of each node. For --graph knn; 8 if not given.
         neighbours: Which network chooses the neighbours.
         form: How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of
             rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
+        scope: Whether --graph knn finds neighbours in a batch, or in the data set. With dataset the teacher's own
+            vectors of all training images are searched once; a batch is then images (seeds) with all their neighbours,
+            --batch-size in all, and relation and labels are of the seeds alone.
+        edges: File of a graph of your own in place of those neighbours, for --scope dataset: .csv or .parquet with the
+            columns source (the neighbour), target and, as the teacher's weights of the edges, weight, or .pt with
+            edge_index and edge_weight; images by their position in the training split or by the name of their file.
         refine: Refine nodes by their neighbours before they are compared. By smooth, conv, a graph convolution of
             PyTorch Geometric, such as GATv2Conv or SAGEConv (docs/graphs.md), or your own, such as nets.py:Net.
         kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
@@ -311,6 +317,8 @@ class Recipe(BaseRecipe):
     neighbours: Literal["teacher", "student", "union", "mutual"] = option(default="teacher")
     form: Literal["auto", "matrix", "factored", "blocked"] = option(default="auto")
     relation: Literal["global", "local"] = option(default="global")
+    scope: Literal["batch", "dataset"] = option(default="batch")
+    edges: str | None = option(default=None)
     refine: str | Own | None = option(default=None)
     kernel: str | Own | None = option(default=None)
     scale: str | Own | None = option(default=None)
@@ -430,12 +438,27 @@ class Recipe(BaseRecipe):
                 f"the graph of a sum is that of the images of a batch, got {self.method}: give {name}'s own by "
                 f"--method-args {name}.graph=... and {name}.k=..."
             )
+        self._check_scope()
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
-        if self.relates and self.topology == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+        if self.searches and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+
+    def _check_scope(self) -> None:
+        got = f"{self.scope!r} and {self.edges}"
+        self.refuse_unused(self.scope == "dataset", "scope 'dataset'", got, "edges")
+        if self.scope == "batch":
+            return
+        self.refuse_unused(bool(self.methods), "a method that reads edges", str(self.method), "scope")
+        if self.edges is not None and self.k is not None:
+            raise RelgraphError(f"k is that of the teacher's neighbours, in place of which stand edges, got {self.k}")
+        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "refine": (None,), "relation": ("global",)}
+        for name, words in fixed.items():
+            if getattr(self, name) not in words:
+                told = "scope 'dataset' has one fixed graph, for the batch of all devices"
+                raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
 
     def _check_stages(self) -> None:
         """Refuse epochs in which nothing would teach the student."""
@@ -512,9 +535,19 @@ class Recipe(BaseRecipe):
         return any("refine" in item.shared() for item in self.methods)
 
     @property
+    def searches(self) -> bool:
+        """Whether a method reads k nearest neighbours, of the batch or of the data set."""
+        return self.relates and self.topology == "knn" and self.edges is None
+
+    @property
     def topology(self) -> str:
         """The graph, its default included."""
-        return "dense" if self.graph is None else self.graph
+        return self.graph_of_batches or "dense"
+
+    @property
+    def graph_of_batches(self) -> Literal["dense", "knn"] | None:
+        """The chosen graph: where batches bring the edges of the data set's, it is sparse; `None` leaves it open."""
+        return "knn" if self.scope == "dataset" else self.graph
 
     @property
     def graph_in_use(self) -> str | None:
@@ -525,6 +558,8 @@ class Recipe(BaseRecipe):
         from relgraph.methods.relational import Relational
         from relgraph.names import read_arguments
 
+        if self.scope == "dataset":
+            return "knn-of-dataset" if self.edges is None else "edges"
         own = read_arguments(self.methods, self.method_args)
         found = [
             own[item.name].get("graph", self.topology if issubclass(item.cls, Relational) else self.graph)

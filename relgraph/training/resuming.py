@@ -79,7 +79,7 @@ def changed_code(known: Mapping[str, Any], recipe: AnyRecipe, owner: str) -> lis
     return lines
 
 
-def check_frozen(known: Mapping[str, Any], now: Mapping[str, Mapping[str, str]], owner: str) -> None:
+def check_frozen(known: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]], owner: str) -> None:
     """Raise RelgraphError if frozen networks of a run, by their part in it, are others now than its inputs say."""
     for part, network in now.items():
         if known.get(part, {}).get("fingerprint") != network["fingerprint"]:

@@ -47,7 +47,7 @@ class RunDirectory:
     `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
     the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`;
     `graph_measures.json` what reports found of its graphs. A head that is trained first has `head.ckpt` and
-    `teacher_head.csv`.
+    `teacher_head.csv`, a run on the data set's graph `data_set_graph.pt`.
     """
 
     def __init__(self, path: Path, last: str = "last.ckpt", metrics: str = "metrics.csv") -> None:
@@ -62,6 +62,7 @@ class RunDirectory:
         self.student_file = path / "student.safetensors"
         self.network_file = path / "network.safetensors"
         self.ss_head_file = path / "ss_head.safetensors"
+        self.graph_file = path / "data_set_graph.pt"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
         self.measures_file = path / "graph_measures.json"

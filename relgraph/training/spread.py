@@ -64,12 +64,13 @@ class Spread:
             s, t, rows, processes = student, teacher, batch, SINGLE_PROCESS
             if self.processes.count > 1:
                 s, t, rows, processes = self._compared(method, student, teacher, batch)
+            edges = None if rows is None else rows.edges
             if isinstance(method, Relational) and method.paired:
-                pair = method.builder(*method.vectors(s, t), processes)
+                pair = method.builder(*method.vectors(s, t), processes, edges)
                 pairs.append((pair, method.builder.kernel))
                 found = method.compare_pair(pair, s, t, rows)
             else:
-                found = method.compare(s, t, rows)
+                found = method.compare(*(s, t, rows) if edges is None else _anchors(s, t, rows, edges.anchors))
             terms |= method.weighted(found, owner, weight)
         return terms, pairs
 
@@ -105,7 +106,7 @@ class Spread:
         Each method gathers what it reads of all processes, unless it is pointwise, compares only this process's rows
         (`local`), or sums over rows itself (in the factored form).
         """
-        if self.local or method.pointwise:
+        if self.local or (method.pointwise and (batch is None or batch.edges is None)):
             return student, teacher, batch, SINGLE_PROCESS
         if isinstance(method, Relational) and method.paired and "factored" in method.builder.known_forms:
             nodes = method.vectors(student, teacher)
@@ -118,7 +119,9 @@ class Spread:
         if self.processes.count == 1:
             return student, teacher, batch
         s, t = (gathered(output, method.reads, self.processes) for output in (student, teacher))
-        return s, t, batch if batch is None else Batch(*map(self.processes.gather, batch))
+        if batch is None:
+            return s, t, batch
+        return s, t, Batch(self.processes.gather(batch.indices), self.processes.gather(batch.labels), batch.edges)
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
@@ -159,6 +162,12 @@ def spread_over(method: Method, processes: ProcessGroup | None = None, *, local:
     number, type or width, one alone has labels, or their methods differ.
     """
     return Spread(method, ProcessGroup.current() if processes is None else processes, local, checked=True)
+
+
+def _anchors(student: Output, teacher: Output, batch: Batch | None, count: int) -> tuple[Output, Output, Batch | None]:
+    """Return the outputs for the first images, the anchors of a batch, alone; those for extra views are left out."""
+    s, t = (output._replace(extra=None).each(lambda x: x[:count]) for output in (student, teacher))
+    return s, t, batch if batch is None else Batch(batch.indices[:count], batch.labels[:count])
 
 
 def _number(content: object) -> int:

@@ -111,11 +111,11 @@ def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str |
     Raises:
         RelgraphError: if two rows are of one image.
     """
-    position = {_key(image): number for number, image in enumerate(images)}
+    position = {image_key(image): number for number, image in enumerate(images)}
     found = np.full(len(images), -1)
     assert file.names is not None
     for row, name in enumerate(file.names):
-        for number in {position.get(_key(os.path.join(place, name))) for place in places} - {None}:
+        for number in {position.get(image_key(os.path.join(place, name))) for place in places} - {None}:
             assert number is not None
             if found[number] >= 0:
                 told = f"rows {found[number]} and {row} are both of {images[number]}"
@@ -124,5 +124,6 @@ def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str |
     return torch.from_numpy(found)
 
 
-def _key(path: str) -> str:
+def image_key(path: str) -> str:
+    """Return the one form of the path of an image, by which two ways to write it are compared."""
     return unicodedata.normalize("NFC", os.path.abspath(path))

@@ -20,7 +20,7 @@ from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector, Student
-from relgraph.outputs import Output, StepInputs, bare
+from relgraph.outputs import BatchEdges, Output, StepInputs, bare
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
@@ -32,6 +32,9 @@ N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 5
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
 MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 WIDTH, TEACHER_WIDTH = 8, 7
+# Of seven seeds: all that one of two processes has, and one of the other's.
+SEEDS = torch.arange(7).repeat_interleave(3)
+NEIGHBOURHOODS = BatchEdges(torch.stack([(SEEDS + torch.tensor([1, 4, 6]).repeat(7)) % N, SEEDS]), 7, 3)
 OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
@@ -43,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sum": {"method": "0.5*ega+2*sp+kd+seed"},
     "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
     "memories in parts": {"method": "crd", "parts": 2},
+    "neighbourhoods": {"method": "ega+0.5*csd+2*kd+nce", "graph": "knn", "k": 3, "edges": True},
     "refined": {"method": "ega", "refine": "conv"},
     "refined features": {"method": "rkd", "refine": "conv"},
     "an anchor with batch norm": {"method": "anchor", "arguments": ["head=mlp"]},
@@ -140,7 +144,7 @@ def part_of(inputs: StepInputs, rows: slice) -> StepInputs:
     teacher, extra = inputs.teacher, inputs.extra
     assert teacher is not None and teacher.extra is not None and extra is not None
     own: Output = teacher._replace(extra=None).each(lambda x: x[rows])._replace(extra=teacher.extra.each(views))
-    batch = Batch(*(x[rows] for x in inputs.batch))
+    batch = Batch(inputs.batch.indices[rows], inputs.batch.labels[rows], inputs.batch.edges)
     return StepInputs(inputs.images[rows], batch, own, views(extra))
 
 
@@ -159,7 +163,8 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     values, rows = list[Tensor](), processes.rows(N)
     named, gradients = dict[str, Tensor](), dict[str, Tensor]()
     for inputs in batches():
-        given = part_of(inputs, rows)
+        brought = inputs.batch._replace(edges=NEIGHBOURHOODS if "edges" in options else None)
+        given = part_of(inputs._replace(batch=brought), rows)
         optimiser.zero_grad()
         found = wrapped(given)
         found.total.backward()

@@ -140,7 +140,7 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method_args": ("scale=by_men",)}, "unknown scale 'by_men': did you mean 'by_mean'?…"),
     ({"method": "sp+kf"}, "unknown method 'kf': did you mean 'kd'?…"),
     ({"method": "sp+kd", "beta": 2.0}, "beta is the weight of one method: write the weights of 'sp+kd' as in …"),
-    ({"method_args": ("tau=1",)}, "unknown option of the method 'tau' (known: criterion, edge_weight, …"),
+    ({"method_args": ("tau=1",)}, "unknown option of the method 'tau' (known: criterion, cross, edge_weight, …"),
     ({"method": "nce", "method_args": ("tau=hot",)}, "tau of nce must be a number, got 'hot'"),
     ({"method": "sskd", "method_args": ("ss_head=1",)}, "unknown option of the method 'ss_head'…"),
     ({"method": "crd+kd", "graph": "knn"}, "the graph of a sum is that of the images of a batch, got crd+kd: "

@@ -25,6 +25,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "seed": {**VARIANTS["seed"], "batch_size": 12},
     "sequential": {"teacher_head": "sequential", "head_epochs": 2, "labels_per_class": 12, "views": "independent"},
     "accumulated": {"accumulate": 2},
+    "neighbourhoods": {"scope": "dataset", "k": 3, "alpha": 0.5, "teacher_head": "sequential", "labels_per_class": 12},
     "space": {"target_space": "teacher", "dim": None, "gamma": 0.0, "holdout_classes": "test=ant,bee"},
     "settings": {
         "clip_norm": 0.5,

@@ -56,7 +56,7 @@ def test_an_epoch_is_a_plain_loop_of_torch_and_timm(name: str, make: RecipeMaker
     done, norms = 0, list[float]()
     for epoch in range(4):
         student.train()
-        for index, images, views, _ in steps(job, epoch):
+        for index, images, views, *_ in steps(job, epoch):
             batch = Batch(index, job.data.train.labels[index])
             inputs = job.feed(images, batch, views)
             schedule.step_update(done)
