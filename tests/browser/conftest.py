@@ -142,6 +142,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    driver.set_script_timeout(120)
     driver.get("about:blank")  # leaves the browser's own first page, which asks for a lot
     try:
         yield driver

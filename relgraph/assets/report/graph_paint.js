@@ -91,9 +91,11 @@ function paintOverlay() {
     context.fillRect(0, 0, area.width, area.height);
     context.globalAlpha = 1;
   };
-  if (state.lit !== null) {
-    veil(0.75);
-    for (const node of matching) if (groupOf(node) === state.lit) paintDot(context, node, radius() + 1, false);
+  const pointed = state.current && groups.size > graph.colours.length ? groupOf(state.current) : null;
+  const lit = state.lit ?? pointed; // among many classes the one that is pointed at stands out
+  if (lit !== null && !state.pinned) {
+    veil(0.7);
+    for (const node of matching) if (groupOf(node) === lit) paintDot(context, node, radius() + 2, false);
   }
   if (state.names && !state.pinned) paintNames(context);
   if (state.pinned) {
