@@ -206,7 +206,7 @@ def test_what_the_run_says_is_no_option_of_the_method_and_what_it_shares_is_one(
     relational, parts = {"graph", "k", "neighbours", "nodes", "pool", "form"}, {"kernel", "scale", "criterion"}
     assert options_of(SP).keys() == relational | parts
     assert options_of(NCE).keys() == {"tau"} | relational and options_of(KD).keys() == {"temperature", "standardise"}
-    assert options_of(EGA).keys() == {"node_weight", "edge_weight"} | relational | parts
+    assert options_of(EGA).keys() == {"node_weight", "edge_weight", "cross"} | relational | parts
     assert not {name for cls in METHODS.values() for name in options_of(cls)} & {*vars(RUN), "refine", "refinement"}
     assert [name for name, cls in KNOWN.items() if "graph" in options_of(cls)] == ["ega", "pkt", "nce", "ccl", "sp"]
 

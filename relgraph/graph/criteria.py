@@ -80,7 +80,9 @@ class Criterion:
         if student.ndim > topology.dims:
             return mean_of_graphs(partial(self, topology=topology), student, teacher, topology.dims)
         if isinstance(topology, AllPairs):
-            rows, anchors = self.of_rows(student, teacher), student.shape[:-1].numel()
+            rows, anchors = self.row(student, teacher), student.shape[:-1].numel()
+            if rows.shape != student.shape[:-1]:
+                raise _not_one_each(rows, student)
         else:
             rows, anchors = topology.rows(self.of_rows, student, teacher, self.additive), topology.anchors
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits, and overflows before a mean.

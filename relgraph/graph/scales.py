@@ -63,16 +63,12 @@ class Scale:
             weights = self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
             return weights
-        divisor = self._divisor(weights, topology.dims) if divisor is None else divisor
+        if divisor is None and weights.ndim <= topology.dims:
+            divisor = self.divisor(weights)
+        elif divisor is None:  # of each graph of a batch
+            graphs = torch.vmap(self.divisor)(weights.flatten(0, -topology.dims - 1))
+            divisor = graphs.view(*weights.shape[: -topology.dims], *topology.dims * (1,))
         return weights / divisor.masked_fill(divisor <= 0, float("inf"))
-
-    def _divisor(self, weights: Tensor, dims: int) -> Tensor:
-        """Return each graph's divisor: `(..., 1)` of edges, `(..., 1, 1)` of matrices, a scalar of one graph alone."""
-        assert self.divisor is not None
-        if weights.ndim <= dims:
-            return self.divisor(weights)
-        found: Tensor = torch.vmap(self.divisor)(weights.flatten(0, -dims - 1))
-        return found.view(*weights.shape[:-dims], *dims * (1,))
 
     @cached_property
     def plain(self) -> bool:

@@ -76,7 +76,6 @@ class Lightly(Queued):
         super().__post_init__()
         if self.official:
             self.memory.keys.zero_()
-        self.rows = Relation(cosine, scale=softmax(self.tau), criterion=log_kl)
         if self.local_weight > 0:
             self.reads = (*self.reads, "map")
 
@@ -91,7 +90,8 @@ class Lightly(Queued):
         """Return the divergence of the rows of cosines of each image's positions, on the teacher's grid: a scalar."""
         s, t = (at_least_float32(stage_maps(output, "Lightly")[-1]) for output in (student, teacher))
         check_maps(s, t)
-        return self.rows(positions(on_grid(s, t.shape[-2:])), positions(t))
+        rows = Relation(cosine, scale=softmax(self.tau), criterion=log_kl)
+        return rows(positions(on_grid(s, t.shape[-2:])), positions(t))
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

@@ -187,7 +187,7 @@ def test_a_run_directory_is_complete(pretrained: Runs, recipes: Maker) -> None:
         judged = {"knn", "linear"} if any(knn) else set()
         assert set(result["test"]) == set(result["test_untrained"]) == judged
         assert (result["objective"], result["seed"], result["device"]) == (recipe.objective, 0, "cpu")
-        val, test = (0, 0) if variant == "unlabelled" else (15, 18)
+        val, test = (0, 0) if variant == "unlabelled" else (18, 18)
         assert result["images"] == {"train": 36, "val": val, "test": test}
 
 

@@ -127,7 +127,6 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "none", "refine": "smooth"}, "refine belongs to methods that relate the images of a batch, …"),
     ({"method": "crd", "graph": "knn", "neighbours": "union"},
      "neighbours belongs to methods that relate the images of a batch, got crd"),
-    ({"nodes": "map"}, "nodes belongs to methods that leave the choice of nodes, got ega"),
     ({"method": "kd", "nodes": "feature"}, "nodes belongs to methods that leave the choice of nodes, got kd"),
     ({"method": "none", "beta": 2.0}, "beta belongs to a method, got none"),
     ({"ss_head": "runs/head"}, "ss_head belongs to sskd, got method ega"),
