@@ -282,11 +282,7 @@ class Pauses(Protocol):
 
 
 def train_epoch(
-    job: Job,
-    epoch: int,
-    within: dict[str, Any] | None = None,
-    pauses: Pauses | None = None,
-    callbacks: Callbacks = (),
+    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: Pauses | None = None, callbacks: Callbacks = ()
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps.
 
