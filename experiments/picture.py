@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relgraph import to_networkx
+from relgraph.analysis.colours import TEN
 from relgraph.analysis.run_loading import TrainedRun, run_pair
 
 IMAGES = 60
@@ -55,7 +56,6 @@ def draw(
     axis: Any, edges: Any, position: dict[int, Any], shared: set[frozenset[int]], images: Any, labels: Any
 ) -> None:
     """Draw one side: grey edges stand in both graphs, red ones in this alone; frames are coloured by class."""
-    from matplotlib import colormaps
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     for edge in edges:
@@ -63,7 +63,7 @@ def draw(
         ends = ([RIM * place for place in position[node]] for node in edge)
         axis.plot(*zip(*ends, strict=True), color=colour, lw=1.2, zorder=1)
     for node, point in position.items():
-        frame = {"edgecolor": colormaps["tab10"](int(labels[node])), "linewidth": 2.5}
+        frame = {"edgecolor": TEN[int(labels[node])], "linewidth": 2.5}
         ink = 255 - images[node].unsqueeze(-1).expand(-1, -1, 3).numpy()
         thumbnail = OffsetImage(ink, zoom=2.1)
         axis.add_artist(AnnotationBbox(thumbnail, point, pad=0.08, bboxprops=frame))
