@@ -34,10 +34,10 @@ def learning_curve(path: Path) -> Path:
     accuracies |= {f"{split}_knn": f"k-NN on features, {called}", f"{split}_mAP": f"mAP of vectors, {called}"}
     panels = ("training loss", named), ("accuracy in %", accuracies)
     for axis, (label, curves) in zip(figure.subplots(1, 2), panels, strict=True):
-        for (column, name), ink, line in zip(curves.items(), TEN, ("-", "--", "-.", ":"), strict=False):
-            points = [(row["epoch"], row[column]) for row in rows if column in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), line, color=ink, marker=".", label=name)
+        found = {name: [(row["epoch"], row[key]) for row in rows if key in row] for key, name in curves.items()}
+        known = [(name, points) for name, points in found.items() if points]
+        for (name, points), ink, line in zip(known, TEN, ("-", "--", "-.", ":"), strict=False):
+            axis.plot(*zip(*points, strict=True), line, color=ink, marker=".", label=name)
         axis.set(xlabel="epoch", ylabel=label)
         axis.set_ylim(bottom=0, top=1.05 * axis.dataLim.ymax if axis.lines else None)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from relgraph.analysis.colours import TEN, rgb
 from relgraph.analysis.plots import learning_curve
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
@@ -53,7 +54,7 @@ def test_no_run_and_no_epoch_yet_and_then_the_back_end_of_the_caller_is_left_alo
     assert subprocess.check_output(command, text=True, env={**os.environ, "MPLBACKEND": "svg"}).strip() == "svg"
 
 
-BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle
+BLUE, ORANGE = map(rgb, TEN[:2])
 LEARNING = [
     {"epoch": 1.0, "loss": 3.0, "nt_xent": 3.0},
     {"epoch": 2.0, "loss": 2.0, "nt_xent": 2.0, "val_knn": 60.0},

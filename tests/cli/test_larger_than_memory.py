@@ -45,9 +45,9 @@ for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
 nodes, limit_once = run_loading.TrainedRun.nodes, cache(limit_data)
 
-def limited(run, images):
+def limited(*given):
     limit_once(more)
-    return nodes(run, images)
+    return nodes(*given)
 
 run_loading.TrainedRun.nodes = limited
 try:
@@ -99,12 +99,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relgraph.analysis.neighbourhoods.some_pairs", partial(some_pairs, limit=1000))
-    images = f"{wide} --split train --first 800 --k 3"
+    images = f"{wide} --split train --first 800 --k 3 --source projection"
     nodes = f"export {images} --side student --attributes community,overlap -o student.json"
     analyze = f"analyze {images} --search blocks --out found.json"
     done = run(LIMITED, LIMIT, analyze, f"export {images} -o pair.pt", nodes)
     assert done.returncode == 0, done.stderr
-    expected = analyse(wide, "train", 3, first=800)
+    expected = analyse(wide, "train", 3, first=800, source="projection")
     count = len(expected.labels)
     assert 2 * count * WIDTH * 4 > 3 * LIMIT
     found = json.loads((tmp_path / "found.json").read_text())
