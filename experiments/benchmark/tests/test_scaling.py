@@ -26,6 +26,7 @@ from benchmark.scaling import (
     take_step,
 )
 from benchmark.scaling_fit import draw_scaling
+from relgraph.analysis.colours import TEN, rgb
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import has_weights
 from relgraph.methods import EGA, Batch, Output
@@ -184,6 +185,6 @@ def look_at_picture(memory: bool, report: dict[str, Any], tmp_path: Path) -> Non
     with Image.open(io.BytesIO(file.read_bytes())) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels.shape[1] == (1260 if memory else 660) and (pixels[0, 0] == 255).all()
-    for colour in ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40)):  # the first four of matplotlib's
+    for colour in map(rgb, TEN[:4]):
         found = abs(pixels - colour).max(-1) < 20
         assert found[:, : pixels.shape[1] // (2 if memory else 1)].sum() > 10
