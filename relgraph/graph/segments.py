@@ -5,6 +5,8 @@ torch_scatter is used if it is installed and works, else torch's own operations,
 
 from torch import Tensor
 
+from relgraph.graph.blocks import transformed
+
 try:
     import torch_scatter  # type: ignore[import-not-found, unused-ignore]
 except Exception:  # a wheel built for another torch fails with OSError, not ImportError
@@ -20,7 +22,7 @@ def segment_sum(values: Tensor, anchors: Tensor, count: int) -> Tensor:
     >>> segment_sum(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 2]), 3)
     tensor([1., 0., 5.])
     """
-    if torch_scatter is not None:
+    if torch_scatter is not None and not transformed():  # it adds in place, which torch.vmap does not map
         total: Tensor = torch_scatter.scatter_add(values, anchors, dim=-1, dim_size=count)
         return total
     return values.new_zeros((*values.shape[:-1], count)).index_add(-1, anchors, values)
