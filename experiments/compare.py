@@ -78,15 +78,21 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
     click.echo(json.dumps(summary(results), indent=1))
 
 
-def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the result of one run, trained now or read, and its accuracy after each epoch as `curve`."""
+def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the result of one run, trained now, resumed or read."""
     run, recipe = RunDirectory(path), resolve(options)
     if run.result_file.exists():
         run.check_recipe(recipe)
     else:
         train(recipe, path, resume=run.recipe_file.exists())
     result: dict[str, Any] = read_json(run.result_file)
-    return {**result, "curve": [row[f"{recipe.measured}_top1"] for row in run.read_metrics()]}
+    return result
+
+
+def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the result of one run, as `trained`, and its accuracy after each epoch as `curve`."""
+    result, measured = trained(options, path), resolve(options).measured
+    return {**result, "curve": [row[f"{measured}_top1"] for row in RunDirectory(path).read_metrics()]}
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -22,14 +22,13 @@ import click
 import torch
 
 import relgraph
+from compare import trained
 from relgraph.analysis.galleries import PAIRS, evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.files import read_json, read_yaml, write_atomically
+from relgraph.files import read_yaml, write_atomically
 from relgraph.graph.alignment import VectorTransform
-from relgraph.training.distillation import train
-from relgraph.training.recipe import resolve
-from relgraph.training.runs import RunDirectory, environment
+from relgraph.training.runs import environment
 
 METHODS: dict[str, dict[str, Any]] = {
     "csd": {"method": "csd"},
@@ -48,17 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
 UNTRAINED = {"method": "anchor", "lr": 1e-12, "epochs": 1}
 FIGURES = ("recall@1", "mAP", "overlap@10")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a feature
-
-
-def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the result of one run, trained now, resumed or read."""
-    run, recipe = RunDirectory(path), resolve(options)
-    if run.result_file.exists():
-        run.check_recipe(recipe)
-    else:
-        train(recipe, path, resume=run.recipe_file.exists())
-    result: dict[str, Any] = read_json(run.result_file)
-    return result
 
 
 def figures(path: Path, ceiling: bool) -> dict[str, Any]:

@@ -42,10 +42,10 @@ def _stacked(found: list[Any]) -> Any:
     return torch.stack(found)
 
 
-def positions(maps: Tensor) -> Tensor:
+def positions_of(maps: Tensor) -> Tensor:
     """Return the vectors of all positions of maps, row by row, `(B, C, H, W) -> (B, H W, C)`.
 
-    >>> positions(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))
+    >>> positions_of(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))
     tensor([[[1., 3.],
              [2., 4.]]])
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.positions import on_grid
+from relgraph.graph.positions import on_grid, positions_of
 from relgraph.graph.refine import Refined
 from relgraph.options import check_options, options_of
 from relgraph.options import option as option
@@ -365,7 +365,7 @@ def logits_of(student: Output, teacher: Output, method: str, maps: bool = False)
     if maps and student.logits.ndim == teacher.logits.ndim == 4:
         s, t = student.logits, teacher.logits
         if s.shape[:2] == t.shape[:2]:
-            return rows_of(s), rows_of(on_grid(t, s.shape[-2:]))
+            return positions_of(s).flatten(0, 1), positions_of(on_grid(t, s.shape[-2:])).flatten(0, 1)
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
         raise RelgraphError(f"{method} needs logits of one shape (N, classes) from student and teacher, got {shapes}")
@@ -373,11 +373,6 @@ def logits_of(student: Output, teacher: Output, method: str, maps: bool = False)
         expected = "(N, classes) or (N, classes, H, W)" if maps else "(N, classes)"
         raise RelgraphError(f"{method} reads logits {expected}, got {tuple(student.logits.shape)}")
     return student.logits, teacher.logits
-
-
-def rows_of(maps: Tensor) -> Tensor:
-    """Return the vectors of all positions of all images, `(N, C, H, W) -> (N H W, C)`."""
-    return maps.movedim(1, -1).flatten(0, -2)
 
 
 def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
 from relgraph.graph.criteria import log_kl
-from relgraph.graph.kernels import at_least_float32, cosine
-from relgraph.graph.positions import on_grid, pooled, positions
-from relgraph.methods.base import Batch, Method, Output, Terms, option, stage_maps
-from relgraph.methods.stages import check_maps
+from relgraph.graph.kernels import cosine
+from relgraph.graph.positions import on_grid, pooled, positions_of
+from relgraph.methods.base import Batch, Method, Output, Terms, option
+from relgraph.methods.stages import last_maps
 
 
 class CIRKD(Method):
@@ -57,10 +57,10 @@ class CIRKD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cirkd`."""
-        maps = [at_least_float32(stage_maps(output, "CIRKD")[-1]) for output in (student, teacher)]
-        check_maps(*maps)
-        s, t = maps if self.pool is None else (pooled(x, self.pool) for x in maps)
-        images = [positions(s), positions(on_grid(t, s.shape[-2:]))]
+        s, t = last_maps(student, teacher, "CIRKD")
+        if self.pool is not None:
+            s, t = pooled(s, self.pool), pooled(t, self.pool)
+        images = [positions_of(s), positions_of(on_grid(t, s.shape[-2:]))]
         count, width = images[0].shape[:2]
         nodes = [cosine.nodes(x.flatten(0, 1)) for x in images]
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import full_precision, precision_of
 from relgraph.graph.positions import on_grid
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, option, stage_maps
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, option
 from relgraph.methods.kd import divergence
-from relgraph.methods.stages import check_maps
+from relgraph.methods.stages import check_maps, last_maps, through
 
 WEIGHTS = {"logits": 3.0, "map": 50.0}
 
@@ -27,8 +27,8 @@ class CWD(Method):
 
     Paper, official code and this one: the code's default normalisation compares the first image of a batch alone; with
     it on, it is this one. Its option "spatial" is `over="channels"`, a softmax over the channels at each position, the
-    mean over positions, which is the pixel-wise divergence. The paper's weights and those of the comparison of CIRKD, 3
-    for logits and 50 for stage maps at T = 4, are the defaults.
+    mean over positions, which is the pixel-wise divergence. The defaults, T = 4 and the weights 3 for logits and 50 for
+    stage maps, are those of the code of CIRKD, which compares with it; the code's own command line has 1 and T = 1.
 
     Paper: Channel-wise Knowledge Distillation for Dense Prediction (Shu et al., ICCV 2021, arXiv 2011.13256)
     Differs: the code's default compares the first image of a batch alone, here all of them
@@ -67,9 +67,8 @@ class CWD(Method):
         super().__post_init__()
         self.weight, self.reads = WEIGHTS[self.nodes], (self.nodes,)
         one, other = self.student_channels, self.teacher_channels
-        self.project: nn.Module = nn.Identity()
-        if self.nodes == "map" and one is not None and other is not None and one != other:
-            self.project = nn.Conv2d(one, other, 1)
+        between = self.nodes == "map" and one is not None and other is not None and one != other
+        self.project = nn.Conv2d(one or 1, other or 1, 1) if between else None
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -79,10 +78,11 @@ class CWD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cwd`."""
-        s, t = (self._map(output) for output in (student, teacher))
-        check_maps(s, t)
-        with full_precision(s):
-            s = self.project(s if isinstance(self.project, nn.Identity) else s.float())
+        s, t = self._maps(student, teacher)
+        if self.project is not None:
+            with full_precision(s):
+                projected, factor = through(self.project, s)
+                s = projected * factor
         if s.shape[1] != t.shape[1]:
             expected = "expected student_channels and teacher_channels, or maps of as many channels"
             raise RelgraphError(f"CWD compares channels: {expected}, got {s.shape[1]} and {t.shape[1]}")
@@ -90,11 +90,13 @@ class CWD(Method):
         one, other = (x.flatten(2) if self.over == "positions" else x.flatten(2).mT for x in (s, t))
         return {"cwd": divergence(one, other, self.temperature).mean().to(precision_of(s, t))}
 
-    def _map(self, output: Output) -> Tensor:
+    def _maps(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         if self.nodes == "map":
-            return stage_maps(output, "CWD")[-1]
-        if output.logits is None or output.logits.ndim != 4:
-            found = "none" if output.logits is None else str(tuple(output.logits.shape))
+            return last_maps(student, teacher, "CWD")
+        s, t = student.logits, teacher.logits
+        if s is None or t is None or s.ndim != 4 or t.ndim != 4:
+            found = " and ".join("none" if x is None else str(tuple(x.shape)) for x in (s, t))
             expected = "expected maps (N, classes, H, W) of both networks, or nodes='map' for the last stage map"
             raise RelgraphError(f"CWD reads logits at positions: {expected}, got {found}")
-        return output.logits
+        check_maps(s, t)
+        return s, t

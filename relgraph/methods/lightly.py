@@ -7,13 +7,13 @@ from torch import Tensor
 
 from relgraph.graph.contrast import soft_rows
 from relgraph.graph.criteria import log_kl
-from relgraph.graph.kernels import at_least_float32, cosine
-from relgraph.graph.positions import on_grid, positions
+from relgraph.graph.kernels import cosine
+from relgraph.graph.positions import on_grid, positions_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import softmax
-from relgraph.methods.base import Batch, Output, Terms, as_output, option, stage_maps
+from relgraph.methods.base import Batch, Output, Terms, as_output, option
 from relgraph.methods.contrastive import Queued
-from relgraph.methods.stages import check_maps
+from relgraph.methods.stages import last_maps
 
 
 class Lightly(Queued):
@@ -88,10 +88,9 @@ class Lightly(Queued):
 
     def _local(self, student: Output, teacher: Output) -> Tensor:
         """Return the divergence of the rows of cosines of each image's positions, on the teacher's grid: a scalar."""
-        s, t = (at_least_float32(stage_maps(output, "Lightly")[-1]) for output in (student, teacher))
-        check_maps(s, t)
+        s, t = last_maps(student, teacher, "Lightly")
         rows = Relation(cosine, scale=softmax(self.tau), criterion=log_kl)
-        return rows(positions(on_grid(s, t.shape[-2:])), positions(t))
+        return rows(positions_of(on_grid(s, t.shape[-2:])), positions_of(t))
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

@@ -19,8 +19,8 @@ class Pixelwise(Method):
 
     Paper, official code and this one: the paper's is the mean over positions of the divergence, T = 1, as here. The
     code sums a cross-entropy over the images of a batch, and divides by the positions of one: its gradient is B times
-    as large and its value has the teacher's entropy in it (`official=True`, with the code's weight of 10). It outweighs
-    all other terms, and is less stable; the weight is 1 here.
+    as large and its value has the teacher's entropy in it (`official=True`, without T^2, with the code's weight of 10).
+    It outweighs all other terms (its users report so); the weight is 1 here.
 
     Paper: Structured Knowledge Distillation for Semantic Segmentation (Liu et al., CVPR 2019, arXiv 1903.04197)
     Differs: the code sums over the images of a batch, with the weight 10 (--method-args official=true)

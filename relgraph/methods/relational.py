@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, at_least_float32, pearson, precision_of
+from relgraph.graph.kernels import Kernel, pearson, precision_of
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
-from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled
-from relgraph.graph.positions import positions as positions_of
+from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, positions_of
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
@@ -29,9 +28,8 @@ from relgraph.methods.base import (
     chosen_nodes,
     nodes_of,
     option,
-    stage_maps,
 )
-from relgraph.methods.stages import check_maps
+from relgraph.methods.stages import last_maps
 from relgraph.options import options_of
 from relgraph.outputs import bare
 
@@ -198,8 +196,7 @@ class Relational(Method):
             RelgraphError: for outputs without maps, or more positions than the method compares.
         """
         name = type(self).__name__
-        s, t = (at_least_float32(stage_maps(output, name)[-1]) for output in (student, teacher))
-        check_maps(s, t)
+        s, t = last_maps(student, teacher, name)
         if self.pool is not None:
             s, t = (pooled(x, self.pool, self.pooling) for x in (s, t))
         count, most = s.shape[-2:].numel(), self.most_positions

@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32, excess_of_all
-from relgraph.methods.base import Method, Output, RunFacts, Shapes
+from relgraph.methods.base import Method, Output, RunFacts, Shapes, stage_maps
 
 T = TypeVar("T")
 
@@ -90,6 +90,17 @@ def map_pairs(student: Output, teacher: Output, method: str, least: int = 2) -> 
     for pair in pairs:
         check_maps(*pair)
     return pairs
+
+
+def last_maps(student: Output, teacher: Output, method: str) -> tuple[Tensor, Tensor]:
+    """Return the last stage map of each network, `(N, C_s, H, W)` and `(N, C_t, h, w)`, in float32 or wider.
+
+    Raises:
+        RelgraphError: if a network returns none, or they are not maps of the same images.
+    """
+    s, t = (at_least_float32(stage_maps(output, method)[-1]) for output in (student, teacher))
+    check_maps(s, t)
+    return s, t
 
 
 def check_maps(student: Tensor, teacher: Tensor) -> None:

@@ -101,6 +101,18 @@ def test_channel_wise() -> None:
         )
 
 
+def test_channels_of_another_number_pass_through_a_convolution() -> None:
+    student, teacher = torch.randn(2, 3, 4, 4).double().requires_grad_(), torch.randn(2, 5, 4, 4).double()
+    for dtype in (torch.float64, torch.float32):
+        loss = CWD(3, 5).to(dtype)
+        assert isinstance(loss.project, torch.nn.Conv2d)
+        expected = CWD()(of_map(loss.project(student.to(dtype))), of_map(teacher))
+        found = loss(of_map(student.to(dtype)), of_map(teacher))
+        torch.testing.assert_close(found, expected, check_dtype=False)
+        assert torch.autograd.grad(found, loss.project.weight)[0].any()
+    assert CWD(3, 3).project is CWD(3, 5, nodes="logits").project is None
+
+
 def test_across_images() -> None:
     for shape in (SIX, FOUR):
         for tau in (0.1, 1.0):
