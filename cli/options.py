@@ -22,6 +22,7 @@ ALLOW_CODE = click.option(
     "--allow-code", is_flag=True, help="Run code of one's own that files name, such as the recipe of a run or --config."
 )
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
+WORDS = {bool: "yes|no"}
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
 # What evaluate, analyze, export and report share, and how each command calls its options.
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -104,14 +105,18 @@ def _option(item: Option, digits: Mapping[str, Any], where: str, published: str 
     if item.kinds == (bool,):
         default = name if item.default else f"no-{name}"
         name = f"{name}/--no-{name}"
+    more: dict[str, Any] = {}
+    if bool in item.kinds and item.words:  # the name alone means yes
+        default, more = "no" if item.default is False else default, {"is_flag": False, "flag_value": "yes"}
     told = f"  [default: {default}]" if default != "" else ""
     if digits.get(item.name, item.default) != item.default:
         told += f" [{where}: {digits[item.name]}]"
-    return click.option(f"--{name}", *item.aliases, item.name, type=_type(item), default=None, help=item.help + told)
+    return click.option(f"--{name}", *item.aliases, item.name, type=_type(item), default=None, help=item.help + told,
+                        **more)  # fmt: skip
 
 
 def _type(item: Option) -> Any:
-    kind, plain = item.kinds[0], [kind.__name__ for kind in item.kinds if kind in TYPES]
+    kind, plain = item.kinds[0], [WORDS.get(kind, kind.__name__) for kind in item.kinds if kind in TYPES]
     if get_origin(kind) is tuple:
         return Typed(item, f"{get_args(kind)[0].__name__},...")
     if item.words:

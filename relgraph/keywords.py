@@ -38,7 +38,7 @@ class TrainOptions(TypedDict, total=False):
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    compile: bool
+    compile: bool | Literal["auto"]
     checkpoint_minutes: float | None
     threads: int | Literal["auto"] | None
     logger: tuple[str, ...] | Any
@@ -131,7 +131,7 @@ class PretrainOptions(TypedDict, total=False):
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    compile: bool
+    compile: bool | Literal["auto"]
     checkpoint_minutes: float | None
     threads: int | Literal["auto"] | None
     logger: tuple[str, ...] | Any

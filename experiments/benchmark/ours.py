@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
@@ -60,6 +61,21 @@ class Run:
     def step(self, index: Tensor, images: Tensor) -> None:
         """Train on one batch, from uint8 images to running sums."""
         step(self.job, images, index, self.views, self.meter)
+
+    def bare(self, n: int) -> Iterator[None]:
+        """Train n steps without the trainer: the same student, optimiser and precision, of one batch that is ready."""
+        job = self.job
+        student, (optimiser, *_) = job.objective.student, job.optimisers.values()
+        index = torch.arange(min(job.recipe.batch_size, len(job.data.train)), device=job.fabric.device)
+        images, labels = job.task.student_input(job.data.train.pixels[index]), job.data.train.labels[index]
+        student.train()
+        yield
+        for _ in range(n):
+            optimiser.zero_grad()
+            with job.fabric.autocast():
+                loss = functional.cross_entropy(student(images).logits.float(), labels)
+            loss.backward()
+            optimiser.step()
 
     def teacher_features(self, index: Tensor) -> Tensor:
         """Return what the teacher gives `(N, W)` of these training images, each in some view."""

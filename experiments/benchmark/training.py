@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmark.loops import (
+    BARE,
     KD,
     KNN,
     ONLINE,
@@ -83,7 +84,7 @@ def step_rows(builder: LoopBuilder, progress: Progress = lambda text: None) -> l
     loops = [
         replace(loop, precision=precision)
         for precision in dict.fromkeys((builder.precision, "32-true"))
-        for loop in (STUDENT_ALONE, STORED, KNN, KD)
+        for loop in (STUDENT_ALONE, BARE, STORED, KNN, KD)
     ]
     loops.append(replace(ONLINE, precision=builder.precision))
     if builder.settings.compile:

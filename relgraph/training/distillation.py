@@ -32,6 +32,7 @@ from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.compiling import with_compiler
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
@@ -257,8 +258,11 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
         loss: Tensor = student(inputs.images).embedding.square().mean()
         return loss
 
-    trial = trial_step(fabric, distiller.student, squares, feed, task.data.train, images)
-    recipe, line = with_threads(recipe, trial, task.processes)
+    trial = partial(trial_step, fabric, distiller.student, squares, feed, task.data.train, images)
+    recipe, line = with_threads(recipe, trial(), task.processes)
+    steps = recipe.epochs * recipe.accumulate * max(1, len(task.data.train) // recipe.batch_size)
+    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, task.processes)
+    line += told
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if teacher is not None:

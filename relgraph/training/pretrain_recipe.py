@@ -66,7 +66,7 @@ class PretrainRecipe(BaseRecipe):
         warmup_epochs: Epochs in which the learning rate rises from 0; 10, or a tenth of the epochs if that is fewer.
         eval_every: Epochs between two measurements of the k-NN accuracy; it is always measured in the last epoch.
         select: Split on which the k-NN accuracy is measured during the training; no epoch is chosen by it.
-        compile: Compile the network with torch.compile.
+        compile: Compile the network with torch.compile; auto: if the run is long enough to pay for it.
     """
 
     objective: Literal["simclr", "moco", "sskd-head"] = option(default="simclr")

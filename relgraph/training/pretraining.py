@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.building import load_data, on_device, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
+from relgraph.training.compiling import with_compiler
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -262,10 +264,13 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     if recipe.objective == "moco" and recipe.queue >= len(data.train):
         note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
     kind, objective, feed = _parts(recipe, fabric, task, seen)
-    assert recipe.batch_size is not None
-    trial = trial_step(fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
-                       recipe.batch_size)  # fmt: skip
-    recipe, line = with_threads(recipe, trial)
+    assert recipe.batch_size is not None and recipe.epochs is not None
+    trial = partial(trial_step, fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
+                    recipe.batch_size)  # fmt: skip
+    recipe, line = with_threads(recipe, trial())
+    steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
+    recipe, told = with_compiler(recipe, trial, partial(trial, "backbone"), steps)
+    line += told
     assert recipe.lr is not None
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimisers = {"optimiser": new_optimiser(recipe, objective, trained, recipe.lr)}

@@ -80,7 +80,7 @@ class BaseRecipe:
         seed: Seed of all random numbers: split, labels, weights, batches, crops.
         device: Where to compute.
         precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
-        compile: Compile the student with torch.compile.
+        compile: Compile the student with torch.compile; auto: if the run is long enough to pay for it, by a trial.
         checkpoint_minutes: Minutes from one checkpoint amid an epoch to the next, in one process; if not given there is
             one at the end of each epoch, and one where a scheduler ends the run (SIGTERM).
         threads: Threads that compute, on a CPU; auto: the fastest in a trial at the start. If not given, all cores, so
@@ -118,7 +118,7 @@ class BaseRecipe:
     seed: int = option(default=0, least=0, most=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option(default="auto")
     precision: Literal["auto", "32-true", "bf16-mixed"] = option(default="auto")
-    compile: bool = option(default=False)
+    compile: bool | Literal["auto"] = option(default=False)
     checkpoint_minutes: float | None = option(default=None, above=0)
     threads: int | Literal["auto"] | None = option(default=None, least=1)
     logger: tuple[str, ...] | Any = option(default=("tensorboard",))

@@ -50,8 +50,10 @@ def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]]) -> Non
         if isinstance(item.default, bool):
             flag = item.name.replace("_", "-")
             assert parse(f"--{flag}") == {item.name: True}
-            assert parse(f"--no-{flag}") == {item.name: False}
-            continue
+            no = (f"--{flag}", "no") if item.words else (f"--no-{flag}",)
+            assert parse(*no) == {item.name: False}
+            if not item.words:
+                continue
         text, value = typed(item)
         for option in (f"--{item.name.replace('_', '-')}", *item.aliases):
             found = parse(option, text)
@@ -72,7 +74,7 @@ def test_help_tells_the_defaults(program: Program) -> None:
         assert f"--{name.replace('_', '-')}" in text
     assert "[default: 240] [digits: 20]" in text
     assert "Weight of the method; the published one if not given (relgraph methods). -" in text, "no [digits: None]"
-    assert "--compile / --no-compile" in text and "[default: no-compile]" in text
+    assert "--compile YES|NO|AUTO" in text and "[default: no]" in text
 
 
 def test_the_help_has_each_option_under_one_subject(program: Program, command: click.Group) -> None:
