@@ -267,8 +267,8 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     assert recipe.batch_size is not None and recipe.epochs is not None
     trial = partial(trial_step, fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
                     recipe.batch_size)  # fmt: skip
-    recipe, line = with_threads(recipe, trial())
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
+    recipe, line = with_threads(recipe, trial())
     recipe, told = with_compiler(recipe, trial, partial(trial, "backbone"), steps)
     line += told
     assert recipe.lr is not None

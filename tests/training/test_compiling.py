@@ -1,0 +1,65 @@
+"""Whether a network is compiled: what a trial says, of times that the test makes."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from relgraph.training import compiling
+from relgraph.training.compiling import with_compiler
+from relgraph.training.recipe import Recipe
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Replace the clock by one that only a step's work moves."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    yield now
+
+
+def trial(clock: list[float], seconds: float, first: float | None = None) -> compiling.Trial:
+    """Return a trial whose steps take so long, and the first of them `first`."""
+    taken = iter([seconds if first is None else first])
+
+    def work() -> None:
+        clock[0] += next(taken, seconds)
+
+    return lambda: work
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cost", "steps", "found", "told"),
+    [
+        (0.1, 0.08, 30.0, 100_000, True, "yes, a step takes 80 ms in place of 100, and compiling 30 s"),
+        (0.1, 0.0999, 30.0, 100_000, False, "no, a step takes 100 ms in place of 100, and compiling 30 s"),
+        (0.1, 0.2, 30.0, 100_000, False, "no, a step takes 200 ms in place of 100, and compiling 30 s"),
+        (0.1, 0.01, 1.0, 1_000, False, "no, the run takes some 1.7 minutes without"),
+        (0.1, 0.01, 1.0, 300, False, "no, the run takes some 30 s without"),
+    ],
+)
+def test_auto_compiles_what_pays(
+    clock: list[float], before: float, after: float, cost: float, steps: int, found: bool, told: str
+) -> None:
+    plain, compiled = trial(clock, before, 9.0), trial(clock, after, cost)
+    recipe, line = with_compiler(Recipe(compile="auto"), plain, compiled, steps)
+    assert (recipe.compile, line) == (found, f"\ncompile: {told}")
+
+
+def test_without_a_compiler_or_a_trial_auto_is_no(clock: list[float]) -> None:
+    def none() -> Callable[[], object]:
+        def work() -> None:
+            raise RuntimeError("no C++ compiler\nin so many lines")
+
+        return work
+
+    recipe, line = with_compiler(Recipe(compile="auto"), trial(clock, 1.0), none, 10_000)
+    assert (recipe.compile, line) == (False, "\ncompile: no, it does not work here: no C++ compiler")
+    recipe, line = with_compiler(Recipe(compile="auto"), lambda: None, none, 10_000)
+    assert (recipe.compile, line) == (False, "\ncompile: no, which is tried on a CPU alone")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_answer_is_kept_without_a_trial(asked: bool) -> None:
+    recipe = Recipe(compile=asked)
+    assert with_compiler(recipe, lambda: 1 / 0, lambda: 1 / 0, 1) == (recipe, "")  # type: ignore[arg-type, return-value]
