@@ -36,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ega edges + anchor": {"method": "ega+anchor", "node_weight": 0.0},
     "ega": {"method": "ega"},
     "ega edges": {"method": "ega", "node_weight": 0.0},
-    "seed, 0.1": {"method": "seed", "method_args": ("queue=8192", "head=none", "tau=0.1", "teacher_tau=0.1")},
+    "seed at 0.1": {"method": "seed", "method_args": ("queue=8192", "head=none", "tau=0.1", "teacher_tau=0.1")},
     "raml": {"method": "raml"},
     "d3still": {"method": "d3still"},
     "rop": {"method": "rop"},
