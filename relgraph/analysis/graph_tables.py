@@ -1,7 +1,7 @@
 """The graph of a pair as tables of nodes and edges: what every format but that of PyG is written from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -90,6 +90,14 @@ def about(pair: Pair, side: Side) -> dict[str, str]:
     source = "student" if side == "student" else pair.source
     both = len(SIDES[side][0]) > 1
     return {"source": source, "name": f"{title('student')} and {title(source)}" if both else title(source)}
+
+
+def with_source(tables: Sequence[Table], pair: Pair, side: Side) -> Sequence[Table]:
+    """Return tables whose rows say whose vectors the graph is of, as `graph_source`, where the pair knows it."""
+    if "source" not in (told := about(pair, side)):
+        return tables
+    said = Column(str, lambda rows: [told["source"]] * (rows.stop - rows.start))
+    return [replace(table, columns={**table.columns, "graph_source": said}) for table in tables]
 
 
 def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False) -> list[Table]:
