@@ -133,8 +133,9 @@ class Spread:
             if processes.count > 1 and not (self.local or part.method.pointwise):
                 s, t, rows = self._gathered(part.method, student, teacher, batch)
                 processes = SINGLE_PROCESS
+            learned = rows.learned(processes)
 
-            def own(output: Output, labels: Tensor = rows.learned(processes), processes: ProcessGroup = processes) -> Tensor:
+            def own(output: Output, labels: Tensor = learned, processes: ProcessGroup = processes) -> Tensor:
                 return labelled_cross_entropy(classify(output), labels, processes)
 
             terms |= part.named(part.method.teacher_terms(s, t, rows, own))

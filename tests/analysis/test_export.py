@@ -174,6 +174,14 @@ def test_tables_hold_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             wanted = [{**{name: row.get(name) for name in columns}, **said} for row in wanted]
             with case(what, side, pair.graph):
                 found = parquet.read_table(tmp_path / f"{what}.parquet").to_pylist()
+                near = [row.pop("neighbors", None) for row in found]
+                of_one = what == "nodes" and pair.graph == "sparse" and side in ("teacher", "student")
+                assert (near[0] is not None) is of_one
+                for row, one in zip(found, near, strict=True) if of_one else ():
+                    edges = [(f"{side[0]}{i}", row["id"]) for i in one["ids"]]
+                    assert sorted(edges) == sorted(expected.in_edges(row["id"]))
+                    far = [1 - expected.edges[edge]["correlation"] for edge in edges]
+                    assert one["distances"] == pytest.approx(far, abs=1e-6)
                 assert by_ends(found) == by_ends(wanted)
                 with (tmp_path / f"{what}.csv").open(encoding="utf-8", newline="") as file:
                     texts = [{n: "" if v is None else str(v) for n, v in row.items()} for row in wanted]

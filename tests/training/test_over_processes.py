@@ -50,7 +50,10 @@ CASES: dict[str, dict[str, Any]] = {
     "neighbourhoods": {"method": "ega+0.5*csd+2*kd+nce", "graph": "knn", "k": 3, "edges": NEIGHBOURHOODS},
     "refined": {"method": "ega", "refine": "conv"},
     "refined neighbourhoods": {
-        "method": "ega+0.5*csd+pkt", "graph": "knn", "k": 3, "refine": "conv",
+        "method": "ega+0.5*csd+pkt",
+        "graph": "knn",
+        "k": 3,
+        "refine": "conv",
         "edges": NEIGHBOURHOODS._replace(messages=MESSAGES),
     },
     "refined features": {"method": "rkd", "refine": "conv"},
