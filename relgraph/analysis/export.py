@@ -126,7 +126,7 @@ def write_graph(
         check_pair(pair, side, attributes, name)
         nodes = node_tables(pair, side, attributes)
         if name == "parquet" and side in ("teacher", "student") and pair.graph == "sparse":
-            nodes = [with_neighbours(*nodes, pair, side)]
+            nodes = [with_neighbours(nodes[0], pair, side)]
         with replacing(nodes_file(path)) as other, other.open("wb") as beside:
             TABLES[name](with_source(nodes, pair, side), beside)
             TABLES[name](with_source(edge_tables(pair, side), pair, side), stream)

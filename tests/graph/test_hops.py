@@ -51,10 +51,12 @@ def whole(name: str, weights: Tensor | None = None) -> Whole:
     s, t = (x.detach() for x in vectors(N, D, D))
     graph = ImageGraph.of_edges(edges_of(nearest_in_blocks(t, K)[0]), N, weights)
     torch.manual_seed(0)
-    refinement = Refinement(refiner(TwoLayers) if name == "two layers" else refiner(name), D).double()
+    own: Any = TwoLayers
+    refinement = Refinement(refiner(own if name == "two layers" else name), D).double()
     index = graph.edge_index
     moved = []
-    for side, x, given in ((refinement.student, s, None), (refinement.teacher, t, weights)):
+    sides: list[tuple[Any, Tensor, Tensor | None]] = [(refinement.student, s, None), (refinement.teacher, t, weights)]
+    for side, x, given in sides:
         found = torch.stack([pearson(x[i], x[j]) for j, i in index.T.tolist()]) if given is None else given
         if name == "smooth":
             rows = []

@@ -133,7 +133,8 @@ def test_edges_of_ones_own_are_found_by_position_or_name(recipe: partial[Recipe]
     assert weighted.weights is not None and weighted.degree is None
     found = dict(zip(map(tuple, weighted.edge_index.T.tolist()), weighted.weights.tolist(), strict=True))
     assert found == {(index.index(j), index.index(i)): float(at) for at, (j, i) in enumerate(pairs)}
-    options = {"method": "sp", "nodes": "feature", "precision": "bf16-mixed"}  # of whose inputs Fabric makes copies
+    # Fabric makes copies of its inputs.
+    options = {"method": "sp", "nodes": "feature", "refine": "conv", "precision": "bf16-mixed"}
     result = train(recipe(edges=str(tmp_path / "own.pt"), **options), tmp_path / "run")
     assert result["graph"] == "edges" and read_edges(tmp_path / "run" / "data_set_graph.pt").weights is not None
 
