@@ -177,15 +177,16 @@ class PairBuilder:
         needed = self.within or not dense or self.refinement is not None
         student = kernel.matrix(s, s) if needed else s
         teacher = kernel.matrix(t, t)
-        matrices = student, teacher
-        if not dense:  # of all pairs the matrices are the weights
+        if not dense:
             edges = self.topology(student, teacher, kernel)
+        if self.refinement is not None:
+            over = edges if self.messages is None else self.messages
+            self._refine(pair, self.refinement, student, teacher, over)
+            s, t = kernel.nodes(pair["student"]["refined"]), kernel.nodes(pair["teacher"]["refined"])
+        if not dense:  # of all pairs the matrices are the weights
             student, teacher = edges.pick(student), edges.of_teacher(edges.pick(teacher))
         found = [(STUDENT, student, edges)] if self.within else []
         found.append((TEACHER, teacher, edges))
-        if self.refinement is not None:
-            self._refine(pair, self.refinement, *matrices, edges if self.messages is None else self.messages)
-            s, t = kernel.nodes(pair["student"]["refined"]), kernel.nodes(pair["teacher"]["refined"])
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not dense:
