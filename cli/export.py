@@ -80,7 +80,8 @@ def export(run: Path, output: str, diff: bool, attributes: str | None, **options
     `community` is that of the node in its own network's graph of k nearest neighbours (Louvain), `overlap` the share of
     those neighbours on which both networks agree. Edges carry the correlation, its magnitude as `weight`, its sign,
     their kind (teacher, student, match) and, where classes are known, `same_class`. A table has the edges alone: the
-    nodes are in nodes.csv beside edges.csv, in graph_nodes.csv beside graph.csv.
+    nodes are in nodes.csv beside edges.csv, in graph_nodes.csv beside graph.csv. `graph_source` says in each row of
+    both whose vectors the graph is of.
 
     Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node; an edge within a class
     has its colour, one between classes is black. `label` is the title there, so the number of a class is `class`. With

@@ -21,7 +21,7 @@ GROUPS = {
     "Network": "network hidden",
     "Method": "method objective method_args beta gamma alpha temperature transformations queue key_momentum"
     " -node_weight -edge_weight -ss_head -init_epochs",
-    "Graph": "graph k scope refine -edges -neighbours -nodes -kernel -scale -criterion -form -relation",
+    "Graph": "graph k scope refine -hops -edges -neighbours -nodes -kernel -scale -criterion -form -relation",
     "Optimisation": "epochs batch_size lr schedule optimiser weight_decay select"
     " -warmup_epochs -ema -patience -schedule_by -min_lr -milestones -drop_last -momentum -nesterov"
     " -decay_norm_and_bias -clip_norm -accumulate -batch_norm -eval_every",

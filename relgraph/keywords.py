@@ -71,6 +71,7 @@ class TrainOptions(TypedDict, total=False):
     scope: Literal["batch", "dataset"]
     edges: str | None
     refine: str | Any | None
+    hops: int
     kernel: str | Any | None
     scale: str | Any | None
     criterion: str | Any | None

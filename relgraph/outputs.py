@@ -77,17 +77,22 @@ class BatchEdges(NamedTuple):
         anchors: How many images are anchors.
         degree: The number of edges of every anchor, if it is known and the same for all.
         weights: The teacher's weights `(E,)`, in place of those that a kernel finds.
+        messages: The edges over which a refinement moves nodes, between any images of the batch; those to the anchors
+            where there are none.
     """
 
     edge_index: Tensor
     anchors: int
     degree: int | None = None
     weights: Tensor | None = None
+    messages: "BatchEdges | None" = None
 
     def to(self, device: torch.device | str) -> "BatchEdges":
         """Return the edges on a device."""
         weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
-        return self._replace(edge_index=self.edge_index.to(device, non_blocking=True), weights=weights)
+        messages = None if self.messages is None else self.messages.to(device)
+        edge_index = self.edge_index.to(device, non_blocking=True)
+        return self._replace(edge_index=edge_index, weights=weights, messages=messages)
 
 
 class Batch(NamedTuple):

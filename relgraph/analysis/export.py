@@ -10,7 +10,15 @@ from torch import Tensor
 
 from relgraph.analysis.graph_files import write_csv, write_gexf, write_graphml, write_parquet
 from relgraph.analysis.graph_tables import Side as Side
-from relgraph.analysis.graph_tables import Table, about, edge_tables, node_tables, parts_of
+from relgraph.analysis.graph_tables import (
+    Table,
+    about,
+    edge_tables,
+    node_tables,
+    parts_of,
+    with_neighbours,
+    with_source,
+)
 from relgraph.analysis.nodes import check_attributes, columns_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing, torch_load, torch_save
@@ -94,7 +102,8 @@ def write_graph(
     `pt` are written a block of rows at a time, however many edges there are.
 
     A table, `csv` or `parquet`, holds the edges from `source` to `target`; the nodes, by their `id`, are in a second
-    one beside it (see `nodes_file`).
+    one beside it (see `nodes_file`). What the graph's attribute `source` is elsewhere, `graph_source` is in each row.
+    Of one network's sparse graph the nodes in `parquet` have their `neighbors`, for embedding-atlas.
 
     In GraphML and GEXF nodes have what Gephi draws: a title, the name of the class or else the index; a colour by
     class; and a position, if the pair has one. The title is called `label` in both, so the number of the class is
@@ -115,9 +124,12 @@ def write_graph(
             FORMATS[name](pair, stream, side, attributes)
             return
         check_pair(pair, side, attributes, name)
-        with replacing(nodes_file(path)) as other, other.open("wb") as nodes:
-            TABLES[name](node_tables(pair, side, attributes), nodes)
-            TABLES[name](edge_tables(pair, side), stream)
+        nodes = node_tables(pair, side, attributes)
+        if name == "parquet" and side in ("teacher", "student") and pair.graph == "sparse":
+            nodes = [with_neighbours(nodes[0], pair, side)]
+        with replacing(nodes_file(path)) as other, other.open("wb") as beside:
+            TABLES[name](with_source(nodes, pair, side), beside)
+            TABLES[name](with_source(edge_tables(pair, side), pair, side), stream)
 
 
 def nodes_file(path: Path) -> Path:

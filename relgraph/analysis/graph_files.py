@@ -162,6 +162,7 @@ def write_parquet(tables: Tables, stream: IO[bytes]) -> None:
     """
     pyarrow, parquet = parquet_packages(getattr(stream, "name", "a table"))
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64(), bool: pyarrow.bool_()}
+    kinds[dict] = pyarrow.struct([("ids", pyarrow.list_(kinds[int])), ("distances", pyarrow.list_(kinds[float]))])
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types_of(tables).items()])
     with parquet.ParquetWriter(stream, schema) as writer:
         for table in tables:

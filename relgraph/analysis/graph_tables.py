@@ -1,7 +1,8 @@
 """The graph of a pair as tables of nodes and edges: what every format but that of PyG is written from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -90,6 +91,31 @@ def about(pair: Pair, side: Side) -> dict[str, str]:
     source = "student" if side == "student" else pair.source
     both = len(SIDES[side][0]) > 1
     return {"source": source, "name": f"{title('student')} and {title(source)}" if both else title(source)}
+
+
+def with_source(tables: Sequence[Table], pair: Pair, side: Side) -> Sequence[Table]:
+    """Return tables whose rows say whose vectors the graph is of, as `graph_source`, where the pair knows it."""
+    if "source" not in (told := about(pair, side)):
+        return tables
+    said = Column(str, lambda rows: [told["source"]] * (rows.stop - rows.start))
+    return [replace(table, columns={**table.columns, "graph_source": said}) for table in tables]
+
+
+def with_neighbours(nodes: Table, pair: Pair, side: Side) -> Table:
+    """Return the nodes of one network with the neighbours of each, in the form that embedding-atlas reads.
+
+    `neighbors` holds `ids`, their rows in this table, and `distances`, 1 less the correlations.
+    """
+    ends, found = _listed(pair, SIDES[side][1][0])
+    order = ends[1].argsort(stable=True)
+    ids, distances = ends[0][order], 1 - found[order]
+    first = [0, *ends[1].bincount(minlength=nodes.rows).cumsum(0).tolist()]
+
+    def read(rows: slice) -> list[Any]:
+        places = pairwise(first[rows.start : rows.stop + 1])
+        return [{"ids": ids[a:b].tolist(), "distances": distances[a:b].tolist()} for a, b in places]
+
+    return replace(nodes, columns={**nodes.columns, "neighbors": Column(dict, read)})
 
 
 def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False) -> list[Table]:

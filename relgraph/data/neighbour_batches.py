@@ -1,6 +1,6 @@
 """Batches of seeds with all their neighbours in a fixed graph of the training images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ class ImageGraph:
         neighbours: Neighbours of all images one after the other, `(E,)`.
         first: Where those of each image begin, and at last E, `(N + 1,)`.
         weights: The teacher's weights of these edges, `(E,)`; `None` where they are computed from its vectors.
+        hops: Where nodes are refined, within how many edges of a seed all images are in its batch, and send messages.
 
     >>> graph = ImageGraph.of_edges(torch.tensor([[2, 1, 0], [0, 0, 2]]), count=3)
     >>> graph.neighbours.tolist(), graph.first.tolist()
@@ -31,6 +32,7 @@ class ImageGraph:
     neighbours: Tensor
     first: Tensor
     weights: Tensor | None = None
+    hops: int = 0
 
     @classmethod
     def of_edges(cls, edge_index: Tensor, count: int, weights: Tensor | None = None) -> "ImageGraph":
@@ -66,6 +68,37 @@ class ImageGraph:
         start = self.first[seeds] - (degrees.cumsum(0) - degrees)
         return torch.arange(len(anchor)) + start[anchor], anchor
 
+    def reach(self) -> Callable[[int], set[int]]:
+        """Return what finds the images that a seed has in its batch: itself, its neighbours, and all within `hops`."""
+        neighbours, first = self.neighbours.numpy(), self.first.tolist()
+
+        def reached(image: int) -> set[int]:
+            found = ring = {image}
+            for _ in range(max(1, self.hops)):
+                ring = {near for one in ring for near in neighbours[first[one] : first[one + 1]].tolist()} - found
+                found = found | ring
+            return found
+
+        return reached
+
+    @cached_property
+    def reached(self) -> Tensor:
+        """How many images each has in its batch if it is a seed, itself included, `(N,)`."""
+        if self.hops < 2:
+            return self.degrees + 1
+        reach = self.reach()
+        return torch.tensor([len(reach(image)) for image in range(len(self))])
+
+    def among(self, images: Tensor) -> BatchEdges:
+        """Return all edges between some images `(B,)`, by their positions there, each image an anchor."""
+        places, anchor = self.around(images)
+        position = torch.full((len(self),), -1)
+        position[images] = torch.arange(len(images))
+        ends = torch.stack([position[self.neighbours[places]], anchor])
+        inside = ends[0] >= 0
+        weights = None if self.weights is None else self.weights[places[inside]]
+        return BatchEdges(ends[:, inside], len(images), weights=weights)
+
 
 def neighbour_batches(
     graph: ImageGraph,
@@ -84,20 +117,22 @@ def neighbour_batches(
 
     Seeds come in the order of `epoch_batches`, so that each image is a seed once an epoch, or where some have no label
     those without one once and the others in turn, by `labelled_share`. A batch takes seeds as long as they and their
-    neighbours fit into it. It is then filled by images drawn at random, so that every step has the same number of
-    images, on any number of processes: with k neighbours these are k / 2 of them on average, which have no edges and no
-    loss. No seed is left out at the end of an epoch, whatever `drop_last` says: the last batch is filled as the others
-    are. All of this depends on `(purpose, seed, epoch)` alone.
+    neighbours fit into it, with the neighbours of these up to as many `hops` as the graph has. It is then filled by
+    images drawn at random, so that every step has the same number of images, on any number of processes: with k
+    neighbours these are k / 2 of them on average, which have no loss. No seed is left out at the end of an epoch,
+    whatever `drop_last` says: the last batch is filled as the others are. All of this depends on
+    `(purpose, seed, epoch)` alone.
 
     Raises:
         RelgraphError: as `epoch_batches`, or if an image with its neighbours is no batch.
     """
-    size, most = min(batch_size, len(labels)), int(graph.degrees.max())
+    size, most = min(batch_size, len(labels)), int(graph.reached.max()) - 1
     if most >= size:
         told = f"an image with its neighbours must fit into a batch: expected at most {size - 1} neighbours, got {most}"
-        raise RelgraphError(f"{told} of image {int(graph.degrees.argmax())}: choose a larger batch_size")
+        within = f" within {graph.hops} hops" if graph.hops > 1 else ""
+        raise RelgraphError(f"{told}{within} of image {int(graph.reached.argmax())}: choose a larger batch_size")
     whole = not by_label or bool((labels >= 0).all())
-    each = len(labels) if whole else max(2, round(len(labels) * size / (len(labels) + len(graph.neighbours))))
+    each = len(labels) if whole else max(2, round(len(labels) * size / int(graph.reached.sum())))
     order = epoch_batches(labels, batch_size=each, labelled_share=labelled_share, seed=seed, epoch=epoch,
                           by_label=by_label, purpose=purpose, drop_last=False)  # fmt: skip
     seeds = torch.cat([*order])
@@ -146,14 +181,17 @@ class NeighbourBatches:
         places, anchor = self.graph.around(seeds)
         neighbours = self.graph.neighbours[places].tolist()
         position = {image: at for at, image in enumerate(seeds.tolist())}
-        for image in neighbours:
-            position.setdefault(image, len(position))
+        for _ in range(max(1, self.graph.hops)):
+            for image in self.graph.neighbours[self.graph.around(torch.tensor(list(position)))[0]].tolist():
+                position.setdefault(image, len(position))
         random = generator(self.purpose, *self.numbers, number)
         while len(position) < self.size:
             position.setdefault(int(torch.randint(len(self.graph), (), generator=random)), len(position))
         index = torch.stack([torch.tensor([position[image] for image in neighbours], dtype=torch.long), anchor])
         weights = None if self.graph.weights is None else self.graph.weights[places]
-        return torch.tensor(list(position)), BatchEdges(index, len(seeds), self.graph.degree, weights)
+        images = torch.tensor(list(position))
+        messages = self.graph.among(images) if self.graph.hops else None
+        return images, BatchEdges(index, len(seeds), self.graph.degree, weights, messages)
 
 
 def describe(batches: Batches | NeighbourBatches, labels: Tensor) -> dict[str, float]:
@@ -177,10 +215,9 @@ def describe(batches: Batches | NeighbourBatches, labels: Tensor) -> dict[str, f
 
 def _cut(graph: ImageGraph, seeds: Tensor, size: int) -> list[int]:
     """Return where each batch begins in the order of the seeds, which are a seed once in a batch, and their number."""
-    neighbours, first = graph.neighbours.numpy(), graph.first.tolist()
-    cuts, held, own = [0], set[int](), set[int]()
+    reach, cuts, held, own = graph.reach(), [0], set[int](), set[int]()
     for number, image in enumerate(seeds.tolist()):
-        around = {image, *neighbours[first[image] : first[image + 1]].tolist()}
+        around = reach(image)
         if image in own or len(held) + len(around - held) > size:
             cuts.append(number)
             held, own = set(), set()

@@ -79,6 +79,7 @@ class PairBuilder:
         refinement: Moves the nodes before they are matched.
         match: Whether there is a cross graph.
         within: Whether the student's nodes are related to each other.
+        messages: The edges over which nodes are refined, where they are others than those that are compared.
         form: How the pair is computed; "auto" chooses one of `forms` by the number of nodes.
         forms: The forms of all pairs that the reader of the pair supports, except "auto".
         crossing: Nodes for each column of the wider network above which "auto" takes the factored form: on a CPU EGA's
@@ -94,6 +95,7 @@ class PairBuilder:
     forms: tuple[Form, ...] = ("matrix",)
     crossing: int = 3
     within: bool = True
+    messages: Edges | None = None
 
     def __call__(
         self,
@@ -104,7 +106,8 @@ class PairBuilder:
     ) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
 
-        With `edges` it has these, in place of those that a sparse topology would find.
+        With `edges` it has these, in place of those that a sparse topology would find, and nodes are refined over
+        their messages.
 
         Raises:
             RelgraphError: as `graph_pair`.
@@ -113,7 +116,8 @@ class PairBuilder:
 
         if edges is not None:
             given = Edges(edges.edge_index, edges.anchors, edges.degree, weights=edges.weights)
-            return replace(self, topology=self.topology.over(given))(student, teacher, processes)
+            moved = None if self.refinement is None else messages_of(edges, len(student))
+            return replace(self, topology=self.topology.over(given), messages=moved)(student, teacher, processes)
         check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
@@ -173,18 +177,16 @@ class PairBuilder:
         needed = self.within or not dense or self.refinement is not None
         student = kernel.matrix(s, s) if needed else s
         teacher = kernel.matrix(t, t)
-        if not dense:  # of all pairs the matrices are the weights
+        if not dense:
             edges = self.topology(student, teacher, kernel)
+        if self.refinement is not None:
+            over = edges if self.messages is None else self.messages
+            self._refine(pair, self.refinement, student, teacher, over)
+            s, t = kernel.nodes(pair["student"]["refined"]), kernel.nodes(pair["teacher"]["refined"])
+        if not dense:  # of all pairs the matrices are the weights
             student, teacher = edges.pick(student), edges.of_teacher(edges.pick(teacher))
         found = [(STUDENT, student, edges)] if self.within else []
         found.append((TEACHER, teacher, edges))
-        if self.refinement is not None:
-            refine, one, other = self.refinement, pair["student"], pair["teacher"]
-            one["refined"] = refine.refine(refine.student, one.x, student, edges)
-            # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
-            with torch.no_grad():
-                other["refined"] = refine.refine(refine.teacher, other.x, teacher, edges)
-            s, t = kernel.nodes(one["refined"]), kernel.nodes(other["refined"])
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not dense:
@@ -192,6 +194,15 @@ class PairBuilder:
                 across = joined.pick(across)
             found.append((MATCHES, across, joined))
         _store(pair, found)
+
+    def _refine(self, pair: Pair, refinement: Refinement, student: Tensor, teacher: Tensor, over: Topology) -> None:
+        """Store the nodes that are moved over a topology, from the matrices of both networks' weights."""
+        one, other = pair["student"], pair["teacher"]
+        one["refined"] = refinement.refine(refinement.student, one.x, over.pick(student), over)
+        # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
+        with torch.no_grad():
+            weights = over.of_teacher(over.pick(teacher))
+            other["refined"] = refinement.refine(refinement.teacher, other.x, weights, over)
 
     def _add_edges(self, pair: Pair, s: Rows, t: Rows) -> None:
         """Store the edges that are found in blocks, and their weights."""
@@ -206,6 +217,12 @@ class PairBuilder:
             ends.append((MATCHES, s, t, edges.with_own()))
         found = [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends]
         _store(pair, [(k, edges.of_teacher(w) if k == TEACHER else w, listed) for k, w, listed in found])
+
+
+def messages_of(edges: BatchEdges, count: int) -> Edges:
+    """Return the edges over which a batch of `count` images is refined: every image receives what is sent to it."""
+    given = edges if edges.messages is None else edges.messages
+    return Edges(given.edge_index, count, weights=given.weights)
 
 
 def check_form(form: str, known: tuple[Form, ...], what: str) -> None:

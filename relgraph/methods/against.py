@@ -18,6 +18,7 @@ from relgraph.graph.search import Prepared, Rows
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors, projected
 from relgraph.methods.relational import FixedParts, overflowed, related
+from relgraph.outputs import BatchEdges
 
 # The cosine, infinite from a node to itself in one graph: a criterion that reads the other nodes alone knows by it
 # which of the teacher's edges is no such edge, in every form and on every topology.
@@ -57,11 +58,11 @@ class Against(FixedParts):
         student, teacher = run.widths(chosen_nodes(cls, options))
         return super().for_run(run, refine, student_width=student, teacher_width=teacher, **options)
 
-    def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+    def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:
         """Return the student's nodes behind the layer and the teacher's, both `(N, D_t)`."""
         for side, output, width in (("student", student, self.student_width), ("teacher", teacher, self.teacher_width)):
             nodes_of(output, self.nodes, type(self).__name__, side, width)
-        s, t = super().vectors(student, teacher)
+        s, t = super().vectors(student, teacher, edges)
         return s if self.projector is None else projected(self.projector, s), t
 
     def space(self) -> Space:

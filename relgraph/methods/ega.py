@@ -14,6 +14,7 @@ from relgraph.graph.relation import Relation, matching, own_matching
 from relgraph.graph.topology import Chooser, Graph
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, option
 from relgraph.methods.relational import Relational
+from relgraph.outputs import BatchEdges
 
 
 class EGA(Relational):
@@ -129,7 +130,7 @@ class EGA(Relational):
         """Return the space of the embeddings, which the node term makes one."""
         return Space("embedding", joint=self.node_weight > 0) if self.nodes == "embedding" else super().space()
 
-    def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+    def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:
         """Return the embeddings, which the pair itself refines."""
         return student.embedding, teacher.embedding
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, pearson, precision_of
-from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
+from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair, messages_of
 from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, positions_of
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
@@ -31,7 +31,7 @@ from relgraph.methods.base import (
 )
 from relgraph.methods.stages import last_maps
 from relgraph.options import options_of
-from relgraph.outputs import bare
+from relgraph.outputs import BatchEdges, bare
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
 KernelOption = str | Kernel | None
@@ -166,12 +166,16 @@ class Relational(Method):
             raise RelgraphError(f"{type(self).__name__} {told}, got {type(self.relation.topology).__name__}")
         return replace(self.relation.builder, topology=self.rule.with_own())
 
-    def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        """Return the nodes `(N, D_s)` and `(N, D_t)` of the two graphs, refined if there is a refinement."""
+    def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:
+        """Return the nodes `(N, D_s)` and `(N, D_t)` of the two graphs, refined if there is a refinement.
+
+        They are refined over the messages of the edges that a batch brings, if it does.
+        """
         s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
         if self.refinement is None:
             return s, t
-        pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
+        rule = self.rule if edges is None else messages_of(edges, len(s))
+        pair = graph_pair(s, t, topology=rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
     def pair(self, student: Output, teacher: Output, batch: Batch | None = None) -> Pair | None:
@@ -180,7 +184,7 @@ class Relational(Method):
         A batch's own edges take the place of those that the method would find.
         """
         edges = None if batch is None else batch.edges
-        return self.builder(*self.vectors(student, teacher), edges=edges) if self.paired else None
+        return self.builder(*self.vectors(student, teacher, edges), edges=edges) if self.paired else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, or one an image, which is compared."""
@@ -225,8 +229,9 @@ class Relational(Method):
         s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
         kernel = self.moving_kernel
         matrices = kernel(s.detach()), kernel(t)
-        edges = self.rule(*matrices, kernel)
-        moved = self.refinement.refine(self.refinement.teacher, t, edges.pick(matrices[1]), edges)
+        edges = self.rule(*matrices, kernel) if batch.edges is None else messages_of(batch.edges, len(t))
+        weights = edges.of_teacher(edges.pick(matrices[1]))
+        moved = self.refinement.refine(self.refinement.teacher, t, weights, edges)
         refined = Output(moved) if self.nodes == "embedding" else Output(teacher.embedding, feature=moved)
         return {"refined": cross_entropy(refined)}
 

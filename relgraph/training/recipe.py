@@ -244,6 +244,9 @@ class Recipe(BaseRecipe):
             edge_index and edge_weight; images by their position in the training split or by the name of their file.
         refine: Refine nodes by their neighbours before they are compared. By smooth, conv, a graph convolution of
             PyTorch Geometric, such as GATv2Conv or SAGEConv (docs/graphs.md), or your own, such as nets.py:Net.
+        hops: With --scope dataset, refine on all images within as many edges of the seeds. 1 is the batch as it is, in
+            which all neighbours of a seed send it messages, and its neighbours have those that are there; with 2 they
+            have all of theirs, in larger neighbourhoods.
         kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
             squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
         scale: Scale of the method's relation, in place of the published one: raw, by_mean, by_max, by_constant_max,
@@ -320,6 +323,7 @@ class Recipe(BaseRecipe):
     scope: Literal["batch", "dataset"] = option(default="batch")
     edges: str | None = option(default=None)
     refine: str | Own | None = option(default=None)
+    hops: int = option(default=1, least=1)
     kernel: str | Own | None = option(default=None)
     scale: str | Own | None = option(default=None)
     criterion: str | Own | None = option(default=None)
@@ -449,12 +453,14 @@ class Recipe(BaseRecipe):
     def _check_scope(self) -> None:
         got = f"{self.scope!r} and {self.edges}"
         self.refuse_unused(self.scope == "dataset", "scope 'dataset'", got, "edges")
+        refines, got = self.scope == "dataset" and self.refine is not None, f"{self.scope!r} and {self.refine}"
+        self.refuse_unused(refines, "scope 'dataset' with a refinement", got, "hops")
         if self.scope == "batch":
             return
         self.refuse_unused(bool(self.methods), "a method that reads edges", str(self.method), "scope")
         if self.edges is not None and self.k is not None:
             raise RelgraphError(f"k is that of the teacher's neighbours, in place of which stand edges, got {self.k}")
-        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "refine": (None,), "relation": ("global",)}
+        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
         for name, words in fixed.items():
             if getattr(self, name) not in words:
                 told = "scope 'dataset' has one fixed graph, for the batch of all devices"

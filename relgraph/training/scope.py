@@ -1,7 +1,7 @@
 """The graph of the data set on which a run trains: found once from the teacher's own vectors, or a user's own edges."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def open_scope(recipe: Recipe, task: Task, vectors: Callable[[], Rows], fabric: 
         graph = ImageGraph.of_edges(edges_of(near.cpu()), len(data.train))
     else:
         graph, left_out = graph_of(read_edges(Path(file)), Path(file), recipe, data)
-    graph = fabric.broadcast(graph)  # rounding may differ between machines
+    graph = replace(fabric.broadcast(graph), hops=recipe.hops if recipe.refine else 0)  # rounding differs by machine
     labels = data.train.labels.cpu()
     drawn: Any = {"batch_size": recipe.batch_size, "labelled_share": recipe.labelled_share, "seed": recipe.seed,
                   "epoch": 0, "by_label": task.by_label, "drop_last": recipe.drop_last}  # fmt: skip
@@ -70,7 +70,7 @@ def open_scope(recipe: Recipe, task: Task, vectors: Callable[[], Rows], fabric: 
     record = {"name": name, "fingerprint": sha256, "edges": len(graph.neighbours), **figures, "scope batch": others}
     beside = f", {left_out} edges of held-out images left out" if left_out else ""
     told = f"\ngraph of the data set: {name}, {len(graph.neighbours)} edges over {len(graph)} training images{beside}"
-    return Scope(graph, record, told + _note(figures, others))
+    return Scope(graph, record, told + _note(figures, others, graph.hops))
 
 
 def save_graph(path: Path, graph: ImageGraph, index: Tensor) -> None:
@@ -151,14 +151,15 @@ def check_anchored(method: Method) -> None:
         raise RelgraphError(f"{takes}: {' and '.join(name for name, _ in parts)} reads no edges")
 
 
-def _note(figures: dict[str, float], others: dict[str, float]) -> str:
+def _note(figures: dict[str, float], others: dict[str, float], hops: int) -> str:
     """Return what the batches are, beside those of scope batch, and how many epochs pass as many images."""
     size, seeds, steps = round(figures["images_per_step"]), figures["seeds_per_step"], int(figures["steps"])
     more = steps * size / (others["steps"] * others["images_per_step"])
     classes = [f"{found['classes_per_step']:.1f}" for found in (figures, others)]
+    around = f", with all images within {hops} hops of them" if hops > 1 else ""
     return (
         f"\na step: {size} images of {classes[0]} classes (--scope batch: {classes[1]}), {seeds:.1f} of them seeds, "
-        f"which alone have edges and a loss\nan epoch: {steps} steps, {more:.1f} times the student images of one of "
+        f"which alone have a loss{around}\nan epoch: {steps} steps, {more:.1f} times the student images of one of "
         f"--scope batch: give as many times fewer epochs to compare\neach image is seen {figures['least_visits']} to "
         f"{figures['most_visits']} times an epoch, {figures['mean_visits']:.1f} on average"
     )

@@ -66,7 +66,7 @@ class Spread:
                 s, t, rows, processes = self._compared(method, student, teacher, batch)
             edges = None if rows is None else rows.edges
             if isinstance(method, Relational) and method.paired:
-                pair = method.builder(*method.vectors(s, t), processes, edges)
+                pair = method.builder(*method.vectors(s, t, edges), processes, edges)
                 pairs.append((pair, method.builder.kernel))
                 found = method.compare_pair(pair, s, t, rows)
             else:
@@ -133,8 +133,9 @@ class Spread:
             if processes.count > 1 and not (self.local or part.method.pointwise):
                 s, t, rows = self._gathered(part.method, student, teacher, batch)
                 processes = SINGLE_PROCESS
+            learned = rows.learned(processes)
 
-            def own(output: Output, labels: Tensor = rows.labels, processes: ProcessGroup = processes) -> Tensor:
+            def own(output: Output, labels: Tensor = learned, processes: ProcessGroup = processes) -> Tensor:
                 return labelled_cross_entropy(classify(output), labels, processes)
 
             terms |= part.named(part.method.teacher_terms(s, t, rows, own))

@@ -159,7 +159,10 @@ def test_files_hold_what_networkx_would_write(tmp_path: Path, monkeypatch: pytes
 def test_tables_hold_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(graph_tables, "ROWS", 5)
-    for pair, side, names in each_graph():
+    for number, (pair, side, names) in enumerate(each_graph()):
+        source = "student" if side == "student" else "projection"
+        if number % 2:
+            pair.source = "projection"
         expected = to_networkx(pair, side, names)
         rows = {"nodes": [{"id": node, **data} for node, data in expected.nodes(data=True)],
                 "edges": [{"source": a, "target": b, **data} for a, b, data in expected.edges(data=True)]}  # fmt: skip
@@ -167,9 +170,18 @@ def test_tables_hold_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             write_graph(pair, tmp_path / f"edges.{kind}", side=side, attributes=names)
         for what, wanted in rows.items():
             columns = {*chain.from_iterable(wanted)}
-            wanted = [{name: row.get(name) for name in columns} for row in wanted]
+            said = {"graph_source": source} if number % 2 else {}
+            wanted = [{**{name: row.get(name) for name in columns}, **said} for row in wanted]
             with case(what, side, pair.graph):
                 found = parquet.read_table(tmp_path / f"{what}.parquet").to_pylist()
+                near = [row.pop("neighbors", None) for row in found]
+                of_one = what == "nodes" and pair.graph == "sparse" and side in ("teacher", "student")
+                assert (near[0] is not None) is of_one
+                for row, one in zip(found, near, strict=True) if of_one else ():
+                    edges = [(f"{side[0]}{i}", row["id"]) for i in one["ids"]]
+                    assert sorted(edges) == sorted(edge for edge in expected.edges if edge[1] == row["id"])
+                    far = [1 - expected.edges[edge]["correlation"] for edge in edges]
+                    assert one["distances"] == pytest.approx(far, abs=1e-6)
                 assert by_ends(found) == by_ends(wanted)
                 with (tmp_path / f"{what}.csv").open(encoding="utf-8", newline="") as file:
                     texts = [{n: "" if v is None else str(v) for n, v in row.items()} for row in wanted]

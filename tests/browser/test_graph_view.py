@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from relgraph.analysis.colours import TEN
 from tests.browser.conftest import HOSTILE, Edge, Graph, page, without_teacher
 
 pytestmark = pytest.mark.slow
@@ -310,6 +311,13 @@ def test_colours_follow_label_prediction_and_community(view: View) -> None:
     names = view.run("return [...document.querySelectorAll('.rg-groups .rg-name')].map((one) => one.textContent)")
     assert names[:3] == HOSTILE, "hostile names are text"
     drawn = [view.painted()]
+    assert len(names) == 20 > len(TEN), "colours come again: a class lights up where a pointer is on its name"
+    view.run("document.querySelector('.rg-groups button').dispatchEvent(new PointerEvent('pointerenter'))")
+    own, other = (",".join(str(int(TEN[i][at : at + 2], 16)) for at in (1, 3, 5)) for i in (0, 1))
+    lit = view.painted()
+    assert lit[own] > drawn[0][own] and lit[other] == drawn[0][other], "its marks are painted above a veil"
+    view.run("document.querySelector('.rg-groups button').dispatchEvent(new PointerEvent('pointerleave'))")
+    assert view.painted() == drawn[0]
     groups = {"prediction_student": 20, "community_student": 10, "prediction_teacher": 20, "community_teacher": 7}
     for value, count in groups.items():
         view.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()

@@ -5,6 +5,7 @@
 
 import base64
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relgraph.analysis.report import write_report
+from relgraph.files import read_yaml, write_yaml
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 from tests.browser.conftest import Graph
 from tests.browser.test_graph_view import View, lone, pairs, visited
-from tests.checks import case
+from tests.checks import case, plain
 from tests.pictures import write_folder
 
 pytestmark = pytest.mark.slow
@@ -34,14 +36,17 @@ HOSTILE = ("<script>alert(1)<%script>".replace("%", "\N{DIVISION SLASH}"), "<img
 
 @pytest.fixture(scope="module")
 def address(browser: "Chrome", tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the address of a report on two runs, of a student with a teacher and of one without."""
+    """Return the address of a report on runs of a student with a teacher, of one without, and of one not finished."""
     root = tmp_path_factory.mktemp("report")
     write_folder(root / "images", {"train": 8, "test": 12}, HOSTILE)
     for method in ("ega", "none"):
         recipe = Recipe(dataset=f"folder:{root / 'images'}", method=method, student="resnet8", dim=8, epochs=2,
                         batch_size=8, val_fraction=0.25, device="cpu", precision="32-true")  # fmt: skip
         train(recipe, root / method)
-    write_report([root / "ega", root / "none"], root / "report.html", k=4)
+    begun = shutil.copytree(root / "none", root / "begun")
+    write_yaml(begun / "recipe.yaml", plain({**read_yaml(begun / "recipe.yaml", sealed=True), "seed": 1}))
+    (begun / "result.json").unlink()
+    write_report([root / "ega", root / "none", begun], root / "report.html", k=4)
     return (root / "report.html").as_uri()
 
 
@@ -174,7 +179,10 @@ def test_maps_and_lists_lead_to_the_graph(report: View) -> None:
     assert 0 <= top < 400
 
 
-def test_files_are_named(report: View) -> None:
+def test_files_are_named_and_a_run_that_is_not_finished_is_told(report: View) -> None:
     names = [node["file"] for node in graph_of(report)["nodes"]]
     assert len({*names}) == len(names) and all(name.endswith(".png") for name in names)
     assert any(name in report.text("#worst") for name in names)
+    rows = report.run("return [...document.querySelectorAll('tbody tr')].map((one) => one.innerText)")
+    assert any(row.startswith("begun") and "2, not finished" in row for row in rows)
+    assert not any("not finished" in row for row in rows if row.startswith(("ega", "none")))

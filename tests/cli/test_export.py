@@ -51,6 +51,7 @@ def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
     nodes, edges = ([*csv.DictReader(Path(name).read_text().splitlines())] for name in ("nodes.csv", "edges.csv"))
     assert Counter(edge["target"] for edge in edges) == dict.fromkeys((node["id"] for node in nodes), 3)
     assert {node["image"] for node in nodes} == {str(path) for path in Path("edges_thumbnails").iterdir()}
+    assert {row["graph_source"] for row in (*nodes, *edges)} == {"teacher"}
     assert len({node["image"] for node in nodes}) == FIRST  # an index stands for one image of each split
     assert {(node["split"] == "train", node["train_mask"]) for node in nodes} == {(True, "True"), (False, "False")}
 

@@ -77,14 +77,17 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     return torch.corrcoef(torch.stack([a, b]))[0, 1]
 
 
-def naive_ega(s: Tensor, t: Tensor, around: list[list[int]], cross: str) -> Tensor:
-    """Return EGA's loss by loops over the seeds, which come first, and their neighbours."""
+def naive_ega(
+    s: Tensor, t: Tensor, around: list[list[int]], cross: str, moved: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Return EGA's loss by loops over the seeds, which come first, and their neighbours; `moved` ones are matched."""
     edge, node = s.new_zeros(()), s.new_zeros(())
+    a, b = (s, t) if moved is None else moved
     for i, candidates in enumerate(around):
         for j in candidates:
             edge = edge + (pearson(s[i], s[j]) - pearson(t[i], t[j])) ** 2
-            node = node + (pearson(s[i], t[j]) ** 2 if cross == "edges" else 0)
-        node = node + (pearson(s[i], t[i]) - 1) ** 2
+            node = node + (pearson(a[i], b[j]) ** 2 if cross == "edges" else 0)
+        node = node + (pearson(a[i], b[i]) - 1) ** 2
     return 0.8 * node.sqrt() + 0.24 * edge.sqrt()
 
 

@@ -35,6 +35,7 @@ WIDTH, TEACHER_WIDTH = 8, 7
 # Of seven seeds: all that one of two processes has, and one of the other's.
 SEEDS = torch.arange(7).repeat_interleave(3)
 NEIGHBOURHOODS = BatchEdges(torch.stack([(SEEDS + torch.tensor([1, 4, 6]).repeat(7)) % N, SEEDS]), 7, 3)
+MESSAGES = BatchEdges(torch.stack([torch.arange(N).roll(2), torch.arange(N)]), N)
 OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
@@ -46,8 +47,15 @@ CASES: dict[str, dict[str, Any]] = {
     "sum": {"method": "0.5*ega+2*sp+kd+seed"},
     "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
     "memories in parts": {"method": "crd", "parts": 2},
-    "neighbourhoods": {"method": "ega+0.5*csd+2*kd+nce", "graph": "knn", "k": 3, "edges": True},
+    "neighbourhoods": {"method": "ega+0.5*csd+2*kd+nce", "graph": "knn", "k": 3, "edges": NEIGHBOURHOODS},
     "refined": {"method": "ega", "refine": "conv"},
+    "refined neighbourhoods": {
+        "method": "ega+0.5*csd+pkt",
+        "graph": "knn",
+        "k": 3,
+        "refine": "conv",
+        "edges": NEIGHBOURHOODS._replace(messages=MESSAGES),
+    },
     "refined features": {"method": "rkd", "refine": "conv"},
     "an anchor with batch norm": {"method": "anchor", "arguments": ["head=mlp"]},
     "unbiased": {"method": "cka", "arguments": ["unbiased=true"]},
@@ -163,7 +171,7 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     values, rows = list[Tensor](), processes.rows(N)
     named, gradients = dict[str, Tensor](), dict[str, Tensor]()
     for inputs in batches():
-        brought = inputs.batch._replace(edges=NEIGHBOURHOODS if "edges" in options else None)
+        brought = inputs.batch._replace(edges=options.get("edges"))
         given = part_of(inputs._replace(batch=brought), rows)
         optimiser.zero_grad()
         found = wrapped(given)

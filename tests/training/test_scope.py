@@ -72,14 +72,14 @@ def test_the_graph_is_the_exact_one_of_the_teachers_own_vectors(recipe: partial[
 
 
 def test_seeds_alone_are_learned_by_labels_and_by_the_method(recipe: partial[Recipe]) -> None:
-    job = build(recipe(k=3, method="ega+2*kd", alpha=0.5))
+    job = build(recipe(k=3, method="ega+2*kd", alpha=0.5, refine="conv"))  # which begins as the node itself
     index, images, views, _, brought = next(steps(job, 0))
     assert brought is not None and 1 < brought.anchors < len(index) == 8
     labels, own = job.data.train.labels[index], slice(brought.anchors)
     losses = job.objective(job.feed(images, Batch(index, labels, brought), views))
     terms = {**losses.terms, **losses.teacher_terms}
     logits = losses.student.logits[own], losses.teacher.logits[own]
-    for name, found in zip(("cross_entropy", "teacher_head"), logits, strict=True):
+    for name, found in zip(("cross_entropy", "teacher_head", "teacher_ega_refined"), [*logits, logits[1]], strict=True):
         torch.testing.assert_close(terms[name], cross_entropy(found, labels[own]))
     s, t = ((x / 4).log_softmax(-1) for x in logits)
     kd = 16 * kl_div(s, t, log_target=True, reduction="batchmean")
@@ -94,13 +94,14 @@ def test_seeds_alone_are_learned_by_labels_and_by_the_method(recipe: partial[Rec
 def test_a_run_is_resumed_told_and_read_by_others(
     recipe: partial[Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the teacher's own space, with few labels."""
-    asked = recipe(k=2, target_space="teacher", dim=None, labels_per_class=3, epochs=2)
+    """In the teacher's own space, with few labels, refined over two hops."""
+    asked = recipe(k=2, target_space="teacher", dim=None, labels_per_class=3, epochs=2, refine="SAGEConv", hops=2)
     train(asked, tmp_path / "run")
     said = capsys.readouterr().out
     assert "2 nearest neighbours by the teacher's vectors, 40 edges over 20 training images\n" in said
     record = read_json(tmp_path / "run" / "inputs.json")["graph of the data set"]
     assert f"a step: 8 images of {record['classes_per_step']:.1f} classes" in said
+    assert "which alone have a loss, with all images within 2 hops of them\n" in said
     more = record["steps"] * 8 / (record["scope batch"]["steps"] * record["scope batch"]["images_per_step"])
     assert f"an epoch: {record['steps']} steps, {more:.1f} times the student images" in said
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -132,7 +133,8 @@ def test_edges_of_ones_own_are_found_by_position_or_name(recipe: partial[Recipe]
     assert weighted.weights is not None and weighted.degree is None
     found = dict(zip(map(tuple, weighted.edge_index.T.tolist()), weighted.weights.tolist(), strict=True))
     assert found == {(index.index(j), index.index(i)): float(at) for at, (j, i) in enumerate(pairs)}
-    options = {"method": "sp", "nodes": "feature", "precision": "bf16-mixed"}  # of whose inputs Fabric makes copies
+    # Fabric makes copies of its inputs.
+    options = {"method": "sp", "nodes": "feature", "refine": "conv", "precision": "bf16-mixed"}
     result = train(recipe(edges=str(tmp_path / "own.pt"), **options), tmp_path / "run")
     assert result["graph"] == "edges" and read_edges(tmp_path / "run" / "data_set_graph.pt").weights is not None
 
@@ -168,7 +170,8 @@ def test_what_has_no_anchors_is_refused(recipe: partial[Recipe]) -> None:
     options: dict[str, tuple[dict[str, Any], str]] = {
         "dense": ({"graph": "dense"}, "expected graph 'knn', got 'dense'$"),
         "student": ({"neighbours": "student"}, "expected neighbours 'teacher', got 'student'$"),
-        "refine": ({"refine": "conv"}, "expected refine None, got 'conv'$"),
+        "hops": ({"hops": 2}, "hops belongs to scope 'dataset' with a refinement, got 'dataset' and None$"),
+        "hops of a batch": ({"scope": "batch", "refine": "conv", "hops": 2}, "got 'batch' and conv$"),
         "local": ({"relation": "local"}, "expected relation 'global', got 'local'$"),
         "none": ({"method": "none"}, "scope belongs to a method that reads edges, got none$"),
         "k": ({"edges": "own.pt", "k": 2}, "in place of which stand edges, got 2$"),
