@@ -8,16 +8,17 @@ from pathlib import Path
 ROOT = str(Path(__file__).parents[1])
 
 
-def limit_data(more: int) -> None:
-    """Let this process have so many bytes of data more than it has now.
+def limit_data(more: int) -> int:
+    """Let this process have so many bytes of data more than it has now, and return how many it has.
 
     Linux counts private writable memory as data; files that are mapped to be read it does not.
     """
     import resource  # which other systems have not
 
     lines = Path("/proc/self/status").read_text().splitlines()
-    limit = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1]) + more
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    held = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (held + more, resource.RLIM_INFINITY))
+    return held
 
 
 def run(code: str, *arguments: object, threshold: int = 1_000_000) -> "subprocess.CompletedProcess[str]":

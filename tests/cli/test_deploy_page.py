@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 SMALLER = {
     "--teacher timm:vit_small_patch14_dinov2.lvd142m --teacher-size 224": "--teacher embedded:digits",
     "--image-size 224": "--image-size 32",
-    "timm:mobilenetv3_small_050.lamb_in1k": "timm:mobilenetv3_small_050",
+    "timm:mobilenetv3_small_050.lamb_in1k": "resnet8",
     "--epochs 30": "--epochs 1 --batch-size 8",
 }
 

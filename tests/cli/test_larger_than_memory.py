@@ -25,13 +25,14 @@ pytestmark = [pytest.mark.slow, linux]
 
 WIDTH, LIMIT = 16_384, 31 * 2**20
 
-# What is held of embeddings, and read of them at a time, is made small; then commands have LIMIT bytes more than
-# Python, its libraries and the open run take. The first command must fail with embeddings in memory. Commands of few
-# images come before, without a limit: they load the libraries. Nodes so wide are slow to compare: a thousand pairs must
-# do for the correlation over all.
+# What is held of embeddings, and read of them at a time, is made small; then each command has LIMIT bytes more than
+# Python, its libraries and the open run take when it asks for nodes. The first command must fail with embeddings in
+# memory. Commands of few images come before, without a limit: they load the libraries. What the allocator keeps from
+# one command to the next differs by some MiB; what commands leave must be less than the limit, or they hold nodes.
+# Nodes so wide are slow to compare: a thousand pairs must do for the correlation over all.
 LIMITED = """
 import sys, torch
-from functools import cache, partial
+from functools import partial
 from relgraph.analysis import neighbourhoods, run_loading
 from relgraph.graph import search
 from relgraph_cli.main import main
@@ -43,10 +44,10 @@ run_loading.IMAGES_AT_ONCE, search.READ, search.LARGEST = 32, 2**19, 0
 neighbourhoods.some_pairs = partial(neighbourhoods.some_pairs, limit=1000)
 for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
-nodes, limit_once = run_loading.TrainedRun.nodes, cache(limit_data)
+nodes, held = run_loading.TrainedRun.nodes, []
 
 def limited(*given):
-    limit_once(more)
+    held.append(limit_data(more))
     return nodes(*given)
 
 run_loading.TrainedRun.nodes = limited
@@ -58,7 +59,9 @@ else:
     sys.exit("the limit is none")
 run_loading.MEMORY_LIMIT = 0
 for command in commands:
+    limit_data(10**12)
     main(command, standalone_mode=False)
+assert len(held) == 1 + len(commands) and held[-1] - held[0] < more, held
 """
 
 

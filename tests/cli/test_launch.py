@@ -48,15 +48,6 @@ def test_two_devices_train_one_student(program: Program, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line(tmp_path: Path) -> None:
-    found = relgraph("train", "--devices", "2", "--batch-size", "25", "--labelled-share", "1")
-    assert found.returncode == 1
-    message = "Error: every batch is split evenly over 2 processes: choose another batch_size or number of processes"
-    assert found.stderr.splitlines() == [f"{message}, got 25 images"]
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
 def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
     """The second process stops in the middle; the first one knows only that it has lost it."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -77,53 +68,89 @@ def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
     ]
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Start a training of many epochs in two processes, and wait until some are kept."""
-    options = ("--devices", "2", *QUICK, *SINGLE_PROCESS, "--epochs", "2000", "--out", "run")
-    program = subprocess.Popen(
-        [sys.executable, "-m", "relgraph", "train", *options],
+# What `-m relgraph` starts in a folder that has a package of this name, in which nothing is imported or trained. The
+# launcher is the real one: its script lies elsewhere.
+STARTED = """
+import os, sys, time
+
+if sys.argv[1] == "refuse":
+    sys.exit("Error: every batch is split evenly")
+open(f"{os.environ['RANK']} has begun", "w").close()
+time.sleep(60)
+"""
+LAUNCHER = "import sys; from relgraph_cli.launch import launch; sys.exit(launch(2))"
+
+
+def begin(program: list[str], waited_for: list[Path]) -> "subprocess.Popen[str]":
+    """Start a program with processes of its own, and wait until these files are there."""
+    begun = subprocess.Popen(
+        [sys.executable, *program],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
         # A program that was started in the background of a script ignores Ctrl-C, and so would this one.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 120
-    while not (tmp_path / "run" / "last.ckpt").exists() and time.monotonic() < end:
-        time.sleep(0.1)
+    while not all(file.exists() for file in waited_for) and time.monotonic() < end:
+        time.sleep(0.05)
+    return begun
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> list[str]:
+    """Return the program that launches the one above."""
+    for file, code in (("relgraph/__main__.py", STARTED), ("elsewhere/launcher.py", LAUNCHER)):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(code)
+    return ["elsewhere/launcher.py"]
+
+
+@pytest.fixture
+def waiting(launcher: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start two processes that end after a minute."""
+    program = begin([*launcher, "wait"], [tmp_path / f"{rank} has begun" for rank in (0, 1)])
     yield program
     with suppress(ProcessLookupError):
         os.killpg(program.pid, signal.SIGKILL)
 
 
+def test_an_error_of_all_is_one_line(launcher: list[str]) -> None:
+    found = subprocess.run([sys.executable, *launcher, "refuse"], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (1, "Error: every batch is split evenly\n")
+
+
+def test_no_process_is_left_behind(waiting: "subprocess.Popen[str]") -> None:
+    """All of them hold the pipe of errors: it ends when the last one does."""
+    waiting.terminate()
+    waiting.communicate(timeout=30)
+    assert waiting.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(waiting.pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells who started whom")
+def test_a_process_that_was_killed_is_told(waiting: "subprocess.Popen[str]") -> None:
+    tasks = Path(f"/proc/{waiting.pid}/task").glob("*/children")
+    os.kill(min(int(child) for children in tasks for child in children.read_text().split()), signal.SIGKILL)
+    _, errors = waiting.communicate(timeout=30)
+    assert waiting.returncode == 128 + signal.SIGKILL
+    assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"
+
+
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_finished_epochs(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_finished_epochs(tmp_path: Path) -> None:
     """Also where it reaches the launcher alone, as from an editor's button."""
-    endless.send_signal(signal.SIGINT)
-    _, errors = endless.communicate(timeout=60)
-    assert endless.returncode == 130
+    options = ("--devices", "2", *QUICK, *SINGLE_PROCESS, "--epochs", "2000", "--out", "run")
+    program = begin(["-m", "relgraph", "train", *options], [tmp_path / "run" / "last.ckpt"])
+    program.send_signal(signal.SIGINT)
+    try:
+        _, errors = program.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    assert program.returncode == 130
     expected = "stopped; finished epochs are kept, continue with: relgraph train --resume run"
     assert errors.splitlines()[-1] == expected
     assert (tmp_path / "run" / "last.ckpt").exists()
-
-
-@pytest.mark.slow
-def test_no_process_is_left_behind(endless: "subprocess.Popen[str]") -> None:
-    """All of them hold the pipe of errors: it ends when the last one does."""
-    endless.terminate()
-    endless.communicate(timeout=60)
-    assert endless.returncode == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.killpg(endless.pid, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells who started whom")
-def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> None:
-    tasks = Path(f"/proc/{endless.pid}/task").glob("*/children")
-    os.kill(min(int(child) for children in tasks for child in children.read_text().split()), signal.SIGKILL)
-    _, errors = endless.communicate(timeout=60)
-    assert endless.returncode == 128 + signal.SIGKILL
-    assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"
 
 
 def test_what_does_not_fit_the_launcher(failure: Failing, misuse: Failing, monkeypatch: pytest.MonkeyPatch) -> None:

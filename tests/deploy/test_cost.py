@@ -143,7 +143,8 @@ def test_a_missing_package_is_told_and_the_rest_is_measured(digits_run: Path, mo
 
 
 @pytest.mark.slow
-def test_without_labels_the_cost_is_all_that_evaluate_tells(tmp_path: Path) -> None:
+def test_without_labels_the_cost_is_all_that_evaluate_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.deploy.cost.FORMS", ("torch",))
     folder = write_folder(tmp_path / "flat", {"all": 16}, ["noise"])
     run = relgraph.train(
         dataset=f"folder:{folder}", image_size=8, batch_size=4, teacher="embedded:digits", student="resnet8", epochs=1,

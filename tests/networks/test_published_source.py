@@ -15,10 +15,11 @@ from relgraph.names import load_teacher, teacher
 from relgraph.networks.students import STUDENTS
 from tests.checks import assert_refused_like
 from tests.networks.published import state_of, write
+from tests.networks.test_students import FAMILIES
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_of_a_file_is_read_in_the_authors_order(name: str, tmp_path: Path) -> None:
     state = state_of(name, 5)
     file = write(tmp_path / "ckpt_epoch_240.pth", state, best_acc=torch.tensor(79.4))

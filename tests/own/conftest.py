@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,7 +17,7 @@ REGISTERED = {
     "labdata": {"datasets": {"labflat": "labdata:Flat"}},
     "labloss": {"methods": {"labreg": "labloss:Regression"}, "kernels": {"labsigns": "labloss:signs"}},
 }
-Relgraph = Callable[..., "subprocess.CompletedProcess[str]"]
+Relgraph = Callable[..., list["Ended"]]
 
 
 def install(folder: Path, *, registered: bool = True) -> Path:
@@ -46,36 +47,51 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-@pytest.fixture(scope="module")
-def relgraph_process(site: Path) -> Relgraph:
-    """Return a function that runs the program in a new process, in which the packages are installed or not."""
-
-    def run(*args: object, cwd: Path, installed: bool = True) -> "subprocess.CompletedProcess[str]":
-        paths = [str(site)] if installed else []
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "relgraph", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, env=env, check=False, cwd=cwd)
-
-    return run
-
-
 SEVERAL = """
-import json, sys
+import contextlib, io, json, sys
 from importlib.metadata import entry_points
 
 (entry,) = entry_points(group="console_scripts", name="relgraph")
-command = entry.load()
+command, ends = entry.load(), []
 for arguments in json.load(sys.stdin):
-    try:
-        command(arguments)
-    except SystemExit as end:
-        if end.code:
-            raise
+    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            command(arguments)
+        except SystemExit as end:
+            ends.append((end.code or 0, told.getvalue(), errors.getvalue()))
+json.dump(ends, sys.stdout)
 """
 
 
-def run_several(site: Path, *commands: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run several commands in one new process, in which the packages are installed, up to the first that fails."""
-    env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", SEVERAL], input=json.dumps(commands), capture_output=True, text=True,
-                          env=env, check=False, cwd=cwd)  # fmt: skip
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
+
+    status: int
+    told: str
+    errors: str
+
+    def done(self) -> str:
+        """Return what was said by a command that must succeed."""
+        assert self.status == 0, self.errors
+        return self.told
+
+    def failed(self) -> str:
+        """Return the one line of a command that must fail."""
+        assert self.status == 1 and len(self.errors.splitlines()) == 1, self.errors
+        return self.errors
+
+
+@pytest.fixture(scope="module")
+def relgraph_process(site: Path) -> Relgraph:
+    """Return a function that runs commands in one new process, in which the packages are installed or not."""
+
+    def run(*commands: list[str], cwd: Path, installed: bool = True) -> list[Ended]:
+        env = os.environ | {"PYTHONPATH": str(site) if installed else "", "OMP_NUM_THREADS": "1"}
+        program, given = [sys.executable, "-W", "ignore", "-c", SEVERAL], json.dumps(commands)
+        done = subprocess.run(program, input=given, capture_output=True, text=True, env=env, check=False, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        found = [Ended(*end) for end in json.loads(done.stdout)]
+        assert len(found) == len(commands)
+        return found
+
+    return run

@@ -14,7 +14,7 @@ import relgraph
 from relgraph.errors import RelgraphError
 from tests.checks import assert_refused_like
 from tests.cli.conftest import recipe
-from tests.own.conftest import PACKAGES, Relgraph, run_several
+from tests.own.conftest import PACKAGES, Relgraph
 from tests.pictures import write_folder, write_image
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "32-true", "dim": 8}
@@ -34,52 +34,54 @@ def flags(spelled: dict[str, str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def by_module(relgraph_process: Relgraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run whose parts were spelled as modules on the command line."""
-    folder = tmp_path_factory.mktemp("by_module")
-    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(MODULES), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+def runs(relgraph_process: Relgraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with runs whose parts were spelled as modules, and as registered names, on the command line."""
+    folder = tmp_path_factory.mktemp("runs")
+    commands = [["train", "--out", out, *FLAGS, *flags(each)] for out, each in (("module", MODULES), ("name", NAMES))]
+    for end in relgraph_process(*commands, cwd=folder):
+        end.done()
+    return folder
 
 
 @pytest.mark.slow
-def test_a_run_of_modules_is_opened_if_its_code_is_allowed(
-    by_module: Path, relgraph_process: Relgraph, site: Path
-) -> None:
-    assert recipe(by_module)["method"] == MODULES["method"]
-    code = json.loads((by_module / "inputs.json").read_text())["code"]
+def test_a_run_of_modules_is_opened_if_its_code_is_allowed(runs: Path, relgraph_process: Relgraph) -> None:
+    run = runs / "module"
+    assert recipe(run)["method"] == MODULES["method"]
+    code = json.loads((run / "inputs.json").read_text())["code"]
     assert {code[part]["package"] for part in ("student", "dataset", "method")} == {"labnets", "labdata", "labloss"}
     assert code["student"]["version"] == "1.0" and len(code["student"]["sha256"]) == 64
-    refused = relgraph_process("evaluate", by_module, cwd=by_module.parent)
-    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, refused.stderr
-    assert re.search(r"names code of its own, lab\w+:\w+: it is run only if you name it again", refused.stderr)
-    some = relgraph_process("evaluate", by_module, "--dataset", "labdata:Flat", cwd=by_module.parent)
-    assert some.returncode == 1 and "names code of its own, lab" in some.stderr and "labdata" not in some.stderr
-    run = str(by_module)
-    done = run_several(
-        site, ["evaluate", run, *flags(MODULES)], ["export", run, "-o", "graph.json", "--allow-code"],
-        ["analyze", run, "--k", "3", "--allow-code"], ["report", run, *flags(MODULES)], cwd=by_module.parent,
+    refused, some, *allowed = relgraph_process(
+        ["evaluate", "module"], ["evaluate", "module", "--dataset", "labdata:Flat"],
+        ["evaluate", "module", *flags(MODULES)], ["export", "module", "-o", "graph.json", "--allow-code"],
+        ["analyze", "module", "--k", "3", "--allow-code"], ["report", "module", *flags(MODULES)], cwd=runs,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads((by_module.parent / "graph.json").read_text())["nodes"]
-    gone = relgraph_process("evaluate", by_module, "--allow-code", cwd=by_module.parent, installed=False)
-    assert gone.returncode == 1 and len(gone.stderr.splitlines()) == 1, gone.stderr
-    assert gone.stderr.startswith("Error: unknown source or module 'lab")
+    told = r"names code of its own, lab\w+:\w+: it is run only if you name it again"
+    assert re.search(told, refused.failed())
+    assert "names code of its own, lab" in some.failed() and "labdata" not in some.errors
+    for end in allowed:
+        end.done()
+    assert json.loads((runs / "graph.json").read_text())["nodes"]
 
 
 @pytest.mark.slow
-def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, site: Path, tmp_path: Path) -> None:
-    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(NAMES), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = relgraph_process("evaluate", "run", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert 0 <= json.loads(done.stdout)["student"]["top1"] <= 100
-    gone = relgraph_process("evaluate", "run", cwd=tmp_path, installed=False)
-    told = "run was made with the dataset labflat of the package labdata 1.0, which does not register it here"
-    assert gone.returncode == 1 and gone.stderr == f"Error: {told}\n"
-    listings = run_several(site, ["students"], ["teachers"], ["data"], ["methods"], cwd=tmp_path).stdout.splitlines()
+def test_a_run_of_registered_names_needs_no_word(runs: Path, relgraph_process: Relgraph) -> None:
+    evaluated, *listings = relgraph_process(
+        ["evaluate", "name", "--json"], ["students"], ["teachers"], ["data"], ["methods"], cwd=runs
+    )
+    assert 0 <= json.loads(evaluated.done())["student"]["top1"] <= 100
+    lines = [line for each in listings for line in each.done().splitlines()]
     for name in ("labtiny", "labcolours", "labflat", "labreg"):
-        assert "1.0" in next(line for line in listings if name in line), name
+        assert "1.0" in next(line for line in lines if name in line), name
+
+
+@pytest.mark.slow
+def test_runs_of_packages_that_are_gone(runs: Path, relgraph_process: Relgraph) -> None:
+    module, name = relgraph_process(
+        ["evaluate", "module", "--allow-code"], ["evaluate", "name"], cwd=runs, installed=False
+    )
+    assert module.failed().startswith("Error: unknown source or module 'lab")
+    told = "name was made with the dataset labflat of the package labdata 1.0, which does not register it here"
+    assert name.failed() == f"Error: {told}\n"
 
 
 @pytest.mark.slow
@@ -87,22 +89,22 @@ def test_files_are_found_from_any_directory_and_from_another_place(relgraph_proc
     for name in ("labnets", "labdata", "labloss"):
         shutil.copy(PACKAGES / name / f"{name}.py", tmp_path)
     spelled = {name: text.replace(":", ".py:") for name, text in MODULES.items()}
-    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(spelled), cwd=tmp_path, installed=False)
-    assert done.returncode == 0, done.stderr
+    (end,) = relgraph_process(["train", "--out", "run", *FLAGS, *flags(spelled)], cwd=tmp_path, installed=False)
+    end.done()
     assert recipe(tmp_path / "run")["student"] == f"{tmp_path / 'labnets.py'}:narrow"
     other = tmp_path / "other"
     other.mkdir()
-    done = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
-    assert done.returncode == 0, done.stderr
+    (end,) = relgraph_process(["evaluate", "../run", "--allow-code"], cwd=other, installed=False)
+    end.done()
     for name in ("labnets", "labdata", "labloss"):
         (tmp_path / f"{name}.py").rename(other / f"{name}.py")
-    lost = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
-    assert lost.returncode == 1 and lost.stderr.endswith("labloss.py, found none\n"), lost.stderr
-    done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
-    assert done.returncode == 0, done.stderr
+    again = ["evaluate", "../run", *flags(spelled)]
+    lost, found = relgraph_process(["evaluate", "../run", "--allow-code"], again, cwd=other, installed=False)
+    assert lost.failed().endswith("labloss.py, found none\n")
+    found.done()
     (other / "labnets.py").write_text((other / "labnets.py").read_text() + "\n# another version\n")
-    done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
-    assert done.returncode == 0 and "the code of the student" in done.stderr, done.stderr
+    (changed,) = relgraph_process(again, cwd=other, installed=False)
+    assert changed.done() and "the code of the student" in changed.errors
 
 
 @pytest.mark.slow
