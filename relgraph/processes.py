@@ -9,7 +9,9 @@ gathered row, or of a summand, is the one on its own process times W: the backwa
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -19,6 +21,9 @@ from relgraph.errors import RelgraphError
 
 # The file in which processes of one machine meet, where the launcher names one: a port would listen to all the world.
 MEETING = "RELGRAPH_MEETING"
+# How long a process waits where others may have hours of work that it has not; a process that is gone ends it at once.
+PATIENCE = timedelta(days=365)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,31 @@ class ProcessGroup:
         if self.count > 1:
             distributed.barrier()
 
+    def exchange(self, value: T) -> list[T]:
+        """Return what each process gives, in their order, however long one of them takes until it does."""
+        values = [value] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(values, value, group=_patient(distributed.group.WORLD))
+        return values
+
+    def all_or_none(self, call: Callable[[], T]) -> T:
+        """Return what a function returns on this process, once it has ended on all of them.
+
+        Raises:
+            RelgraphError: on all of them, if it raises one on any.
+        """
+        if self.count == 1:
+            return call()
+        found, told = list[T](), None
+        try:
+            found.append(call())
+        except RelgraphError as error:
+            told = str(error)
+        for text in self.exchange(told):
+            if text is not None:
+                raise RelgraphError(text)
+        return found[0]
+
     def _shared(self, x: Tensor, compute: Callable[[Tensor], Tensor], own: Any) -> Tensor:
         if self.count == 1:
             return x
@@ -152,6 +182,12 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+@cache
+def _patient(world: Any) -> Any:
+    """Return a group of all processes with `PATIENCE`, which others' default group has not: NCCL gives up in minutes."""
+    return distributed.new_group(timeout=PATIENCE, backend="gloo")
 
 
 class _Shared(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
 BLOCK = 4096  # rows that are read at a time where all of a file are
+# Rows of an even number of bytes up to this have their CRC-32 from tables, many rows at a time: for the 24 bytes of an
+# image's record that is TODO times as fast as a call of zlib a row. The tables take 128 KiB a byte.
+NARROW = 32
 
 
 class SealedRows:
@@ -96,5 +100,36 @@ def _bytes(table: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _checksums(records: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    width = records.shape[1] - 4
+    if 4 <= width <= NARROW and width % 2 == 0:
+        return _narrow_checksums(records, starts)
     pairs = zip(records, (starts % 2**32).tolist(), strict=True)
     return np.fromiter((zlib.crc32(record[:-4], start) for record, start in pairs), np.uint32, len(records))
+
+
+def _narrow_checksums(records: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of each row by tables.
+
+    A CRC is linear: what it begins with is added to (XOR) the first four bytes, and it is the sum of what each two
+    bytes of the row come to by themselves, with zeros around them.
+    """
+    words = np.ascontiguousarray(records).view("<u2").T
+    begin = ~starts.astype(np.uint32)
+    found = np.full(len(records), 2**32 - 1, np.uint32)
+    for number, table in enumerate(_tables(records.shape[1] - 4)):
+        word = words[number]
+        if number < 2:
+            word = word ^ (begin >> 16 * number).astype(np.uint16)
+        found ^= table[word]
+    return found
+
+
+@cache
+def _tables(width: int) -> list[NDArray[np.uint32]]:
+    """Return for each two bytes of a row what they add to its CRC-32, by their value."""
+    byte = np.array([zlib.crc32(bytes([value])) ^ zlib.crc32(b"\0") for value in range(256)], np.uint32)
+    of_bytes = [byte]
+    while len(of_bytes) < width:  # by one zero behind them more
+        of_bytes.append(byte[of_bytes[-1] & 255] ^ of_bytes[-1] >> 8)
+    value = np.arange(2**16)
+    return [of_bytes[i][value & 255] ^ of_bytes[i - 1][value >> 8] for i in range(width - 1, 0, -2)]
