@@ -146,6 +146,7 @@ class StoreWriter:
 
     Attributes:
         contents: what it is to hold.
+        processes: those that write it.
         missing: the numbers of the shards to write: those that were not there, or not intact.
         own: those of them that this process writes.
     """
@@ -158,7 +159,7 @@ class StoreWriter:
         Raises:
             RelgraphError: if something else is at `path`: another thing than a store, or a store of other contents.
         """
-        self.path, self.contents = path, contents
+        self.path, self.contents, self.processes = path, contents, processes
         processes.all_or_none(lambda: self._begin(record) if processes.first else None)
         every, small = slice(processes.rank, None, processes.count), contents.bytes < 2**30  # read in a second or two
         shards = tqdm(range(contents.shards)[every], f"verify {path}", leave=False,
@@ -169,6 +170,11 @@ class StoreWriter:
         self.own = self.missing[every]
         if processes.first:
             tell(*filter(None, (fault for _, fault in faults)))
+
+    @property
+    def images(self) -> int:
+        """Number of images in the missing shards."""
+        return sum(len(self.contents.positions(shard)) for shard in self.missing)
 
     def _begin(self, record: ImageRecord) -> None:
         check_place(self.path)

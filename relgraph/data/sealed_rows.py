@@ -43,6 +43,9 @@ class SealedRows:
             raise self._fault(f"cannot be read ({first_line(error)[:200]})") from error
         if (found.dtype, found.shape) != (record, shape):
             raise self._fault(f"is damaged: expected {shape} rows of {width}, its header is another one")
+        whole, size = found.offset + found.nbytes, file.stat().st_size
+        if size != whole:
+            raise self._fault(f"is damaged: expected {whole:,} bytes, it has {size:,}")
         self._bytes = _bytes(np.asarray(found))  # of a memmap, each slice would be one again
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from relgraph.data import embeddings
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, shard_file
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, read_record, shard_file
 from relgraph.data.fingerprint import ImageRecord
 from relgraph.data.manifest import Contents, images_per_shard
 from relgraph.data.views import FixedViews
@@ -63,7 +63,7 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
         expected = VALUES.to(getattr(torch, dtype)).float()
-        assert store.resident == (limit > 0) and torch.equal(store.record.content, RECORD.content)
+        assert store.resident == (limit > 0) and torch.equal(read_record(store.path, store.contents).content, RECORD.content)
         order = torch.randperm(IMAGES * VIEWS)
         found = store.rows(order % VIEWS, order // VIEWS)
         assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
@@ -201,7 +201,7 @@ def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
         assert files(store) == before
     for damage, _ in damages:
         damage(store / "images.npy")
-        assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
+        assert_refused_like((lambda: read_record(store, CONTENTS), r"images\.npy (is damaged|cannot be read)"))
         assert StoreWriter(store, CONTENTS, RECORD).missing == []
         assert files(store) == before
 
