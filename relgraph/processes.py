@@ -186,7 +186,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 @cache
 def _patient(world: Any) -> Any:
-    """Return a group of all processes with `PATIENCE`, which others' default group has not: NCCL gives up in minutes."""
+    """Return a group of all processes with `PATIENCE`, which the default one has not: NCCL gives up in minutes."""
     return distributed.new_group(timeout=PATIENCE, backend="gloo")
 
 

@@ -63,7 +63,9 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
         expected = VALUES.to(getattr(torch, dtype)).float()
-        assert store.resident == (limit > 0) and torch.equal(read_record(store.path, store.contents).content, RECORD.content)
+        assert store.resident == (limit > 0) and torch.equal(
+            read_record(store.path, store.contents).content, RECORD.content
+        )
         order = torch.randperm(IMAGES * VIEWS)
         found = store.rows(order % VIEWS, order // VIEWS)
         assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
