@@ -135,4 +135,6 @@ def test_what_does_not_fit_the_launcher(failure: Failing, misuse: Failing, monke
         assert misuse(name, "--devices", 3) == "--devices 3 does not fit the 2 processes that were launched"
     told = "--devices is for stores: a table, v.npy, is written by one process"
     assert misuse("embed", "--devices", 2, "-o", "v.npy") == told
-    assert failure("embed", "-o", "v.npy") == "a table of vectors is written by one process, got 2: a store takes several"
+    assert (
+        failure("embed", "-o", "v.npy") == "a table of vectors is written by one process, got 2: a store takes several"
+    )
