@@ -134,9 +134,8 @@ class ProcessGroup:
         return texts[0]
 
     def wait(self) -> None:
-        """Wait for all processes (barrier)."""
-        if self.count > 1:
-            distributed.barrier()
+        """Wait for all processes, however long one of them works (barrier)."""
+        self.exchange(None)
 
     def exchange(self, value: T) -> list[T]:
         """Return what each process gives, in their order, however long one of them takes until it does."""

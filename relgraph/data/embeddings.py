@@ -98,7 +98,9 @@ class EmbeddingStore:
         """
         own = torch.arange(len(images))[processes.share(len(images))]
         shown = processes.first and len(own) > COMPARED
-        for positions in tqdm(own.split(COMPARED), f"verify {self.path}", leave=False, disable=no_bar(shown=shown)):
+        for positions in tqdm(
+            torch.split(own, COMPARED), f"verify {self.path}", leave=False, disable=no_bar(shown=shown)
+        ):
             some = images.select(positions)
             changed = record_of(self._record, some.index.cpu().numpy()).first_changed(some)
             if changed is not None:

@@ -155,7 +155,7 @@ class ImageFiles:
             RelgraphError: if a file is gone.
         """
         sizes = (self.status() if status is None else status)[:, 0].numpy()
-        pairs, side = zip(self.names, memoryview(sizes), strict=True), str(self.image_size).encode()  # no list of them
+        pairs, side = zip(self.names, sizes.data, strict=True), str(self.image_size).encode()  # no list of numbers
         found = (zlib.crc32(b"%s\0%d\0%s" % (name, size, side)) for name, size in pairs)
         return torch.from_numpy(np.fromiter(found, np.int64, len(self)))
 

@@ -33,7 +33,7 @@ class SealedRows:
             RelgraphError: if it is missing, or holds other rows.
         """
         self.file, self.dtype, self._start = file, np.dtype(dtype), start
-        record = _record(self.dtype, width)
+        record = record_type(self.dtype, width)
         try:
             with warnings.catch_warnings(action="error"):  # numpy warns where it repairs a header
                 found = np.lib.format.open_memmap(file, mode="r")
@@ -85,7 +85,7 @@ def write_rows(file: Path, rows: NDArray[Any], start: int) -> None:
     Raises:
         RelgraphError: if the file cannot be written.
     """
-    table = np.empty(rows.shape[:-1], _record(rows.dtype, rows.shape[-1]))
+    table = np.empty(rows.shape[:-1], record_type(rows.dtype, rows.shape[-1]))
     table["row"] = rows
     flat = table.reshape(-1)
     flat["crc32"] = _checksums(_bytes(table), start + np.arange(len(flat)))
@@ -93,7 +93,8 @@ def write_rows(file: Path, rows: NDArray[Any], start: int) -> None:
         np.save(stream, table, allow_pickle=False)
 
 
-def _record(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+def record_type(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+    """Return the type of a row in a file: `width` numbers and their CRC-32."""
     return np.dtype([("row", dtype.newbyteorder("<"), (width,)), ("crc32", "<u4")])
 
 

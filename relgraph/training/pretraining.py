@@ -73,7 +73,8 @@ class SimCLR(Objective):
         first, second = inputs.images, inputs.extra
         assert second is not None
         both = self.projector(self.backbone(torch.cat([first, second])))
-        loss = view_contrast(*map(self.processes.gather, both.chunk(2)), self.temperature)
+        one, other = (self.processes.gather(view) for view in both.chunk(2))
+        loss = view_contrast(one, other, self.temperature)
         return losses_of("nt_xent", loss, Output(both), self.processes)
 
 
