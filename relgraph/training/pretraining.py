@@ -284,12 +284,12 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     kind, objective, feed = _parts(recipe, fabric, task, seen)
     assert recipe.batch_size is not None
 
-    def alone(copy: nn.Module, inputs: StepInputs) -> Tensor:  # each process tries as often as it likes
-        copy.processes = SINGLE_PROCESS  # type: ignore[assignment]
-        loss: Tensor = copy(inputs).total
+    def squares(network: nn.Module, inputs: StepInputs) -> Tensor:  # needs no other process
+        loss: Tensor = network(inputs.images if inputs.teacher is None else inputs.teacher.embedding).square().mean()
         return loss
 
-    trial = trial_step(fabric, objective, alone, feed, data.train, recipe.batch_size // processes.count)
+    network = objective.backbone if isinstance(objective, SimCLR | MoCo) else objective.projector
+    trial = trial_step(fabric, network, squares, feed, data.train, recipe.batch_size // processes.count)
     recipe, line = with_threads(recipe, trial, processes)
     if recipe.batch_norm == "sync" and isinstance(objective, SimCLR | MoCo):
         synchronised(nn.ModuleList([objective.backbone, objective.projector]), processes)  # not MoCo's keys
@@ -304,7 +304,9 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     return job
 
 
-def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[type[Pretraining], Objective, Feed]:
+def _parts(
+    recipe: PretrainRecipe, fabric: Any, task: Task, seen: str
+) -> tuple[type[Pretraining], SimCLR | MoCo | SelfSupervisionHead, Feed]:
     """Return the kind of job, what it trains and where its inputs come from: a network, or a head on a teacher."""
     data, student_input, processes = task.data, task.student_input, task.processes
     if recipe.teacher is None:
