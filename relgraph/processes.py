@@ -144,6 +144,14 @@ class ProcessGroup:
             distributed.all_gather_object(values, value, group=_patient(distributed.group.WORLD))
         return values
 
+    def to_first(self, value: T) -> list[T]:
+        """Return to the first process what each one gives, in their order, and to the others nothing."""
+        if self.count == 1:
+            return [value]
+        values = [value] * self.count if self.first else None
+        distributed.gather_object(value, values, group=_patient(distributed.group.WORLD))
+        return values or []
+
     def all_or_none(self, call: Callable[[], T]) -> T:
         """Return what a function returns on this process, once it has ended on all of them.
 

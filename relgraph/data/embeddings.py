@@ -156,7 +156,7 @@ class StoreWriter:
     def __init__(
         self, path: Path, contents: Contents, record: ImageRecord, processes: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        """Start or continue a store of these contents; `record` is that of the images.
+        """Start or continue a store of these contents; `record` is that of the images, which the first process reads.
 
         Raises:
             RelgraphError: if something else is at `path`: another thing than a store, or a store of other contents.

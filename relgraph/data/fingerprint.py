@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,21 +40,18 @@ class ImageRecord:
     def of(cls, images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> "ImageRecord":
         """Return the record of a split; files are read, which is a small part of decoding them.
 
-        Of several processes each reads its share.
+        Of several processes each reads its share, and the first has all of it, the others their own.
 
         Raises:
             RelgraphError: if a file is gone, or cannot be read.
         """
-        share = torch.arange(len(images))[processes.share(len(images))]
-        own = images if processes.count == 1 else images.select(share)  # which copies images in memory
 
-        def read() -> Tensor:
-            checksums, modified, _ = _seen(own)
-            files = own.images
-            content = _checksums(files) if isinstance(files, ImageFiles) else torch.zeros_like(checksums)
-            return torch.stack([checksums, modified, content], dim=1)
+        def read(own: ImageSet) -> Tensor:
+            found, files = _seen(own), own.images
+            found[:, 2] = _checksums(files) if isinstance(files, ImageFiles) else 0
+            return found
 
-        return cls(*torch.cat(processes.exchange(processes.all_or_none(read))).unbind(1))
+        return cls(*_shared_out(images, processes, read).unbind(1))
 
     @property
     def sha256(self) -> str:
@@ -69,7 +66,7 @@ class ImageRecord:
         Raises:
             RelgraphError: if a file is gone, or cannot be read.
         """
-        (checksums, modified, _), files = _seen(images), images.images
+        (checksums, modified, _), files = _seen(images).unbind(1), images.images
         changed = self.checksums != checksums
         if isinstance(files, ImageFiles):
             touched = (self.modified != modified).nonzero().flatten()
@@ -87,27 +84,33 @@ def first(mask: Tensor) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def fingerprint(images: ImageSet) -> dict[str, Any]:
+def fingerprint(images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
     """Return the fingerprint of a split, as JSON holds it.
 
     `images` is their number, and `sha256` that of their classes, true labels, positions and checksums: in memory of the
     pixels, of streamed files of their names and sizes. Of these `modified` is the SHA-256 of the times of modification,
-    and `content` that of the contents, `None` if they have more than 4 GiB.
+    and `content` that of the contents, `None` if they have more than 4 GiB. Of several processes each looks at its
+    share, and the first has the fingerprint.
 
     Raises:
         RelgraphError: if a file is gone.
     """
-    checksums, modified, size = _seen(images)
+    checksums, modified, sizes = _shared_out(images, processes, _seen).unbind(1)
+    if not processes.first:
+        return {}
     found: dict[str, Any] = {"images": len(images), "sha256": _known(images, checksums)}
     if isinstance(images.images, ImageFiles):
-        found |= {"modified": _digest(modified), "content": _content(images.images, size)}
+        found |= {"modified": _digest(modified), "content": _content(images.images, sizes)}
     return found
 
 
-def check_unchanged(images: ImageSet, known: Mapping[str, Any], owner: str) -> str | None:
+def check_unchanged(
+    images: ImageSet, known: Mapping[str, Any], owner: str, processes: ProcessGroup = SINGLE_PROCESS
+) -> str | None:
     """Check that a split is the one of a fingerprint, and return a line for the user if that cannot be told for sure.
 
-    Files that were touched, moved or copied have other times of modification: then their contents are compared.
+    Files that were touched, moved or copied have other times of modification: then their contents are compared. Of
+    several processes each looks at its share, and the first one compares.
 
     Raises:
         RelgraphError: if it is another one; the message names the split, what `owner` was made of, and what was found.
@@ -115,14 +118,16 @@ def check_unchanged(images: ImageSet, known: Mapping[str, Any], owner: str) -> s
     told = f"the {images.split} images are not those of {owner}"
     if known.get("images") != len(images):
         raise RelgraphError(f"{told}: expected {known.get('images')} images, found {len(images)}")
-    checksums, modified, size = _seen(images)
+    checksums, modified, sizes = _shared_out(images, processes, _seen).unbind(1)
+    if not processes.first:
+        return None
     if known.get("sha256") != _known(images, checksums):
         raise RelgraphError(f"{told}: expected the same names, sizes and labels in the same order, found others")
     if not isinstance(images.images, ImageFiles) or known.get("modified") == _digest(modified):
         return None
     if known.get("content") is None:
         return f"{images.split} images: files were modified since, and too large to compare their contents"
-    if known["content"] != _content(images.images, size):
+    if known["content"] != _content(images.images, sizes):
         raise RelgraphError(f"{told}: expected files of the same content, found other content in files of equal size")
     return None
 
@@ -134,22 +139,30 @@ def _known(images: ImageSet, checksums: Tensor) -> str:
     return found.hexdigest()
 
 
-def _seen(images: ImageSet) -> tuple[Tensor, Tensor, int]:
-    """Return checksums `(N,)`, times of modification `(N,)` and the size of all, of streamed files the two; else 0."""
+def _seen(images: ImageSet) -> Tensor:
+    """Return checksum, time of modification and size of each image, `(N, 3)`; the two are 0 in memory."""
     if not isinstance(images.images, ImageFiles):
         checksums = images.checksums()
-        return checksums, torch.zeros_like(checksums), 0
+        return torch.stack([checksums, *torch.zeros(2, len(checksums), dtype=torch.int64)], dim=1)
     status = images.images.status()
-    return images.images.checksums(status), status[:, 1], int(status[:, 0].sum())
+    return torch.stack([images.images.checksums(status), *status.flip(1).unbind(1)], dim=1)
+
+
+def _shared_out(images: ImageSet, processes: ProcessGroup, read: Callable[[ImageSet], Tensor]) -> Tensor:
+    """Return what each process reads of its share of the images: on the first the rows of all, on others their own."""
+    share = torch.arange(len(images))[processes.share(len(images))]
+    own = images if processes.count == 1 else images.select(share)  # which copies images in memory
+    rows = processes.all_or_none(lambda: read(own))
+    return torch.cat(processes.to_first(rows) or [rows])
 
 
 def _digest(numbers: Tensor) -> str:
     return hashlib.sha256(numbers.numpy().astype("<i8").tobytes()).hexdigest()
 
 
-def _content(files: ImageFiles, size: int) -> str | None:
+def _content(files: ImageFiles, sizes: Tensor) -> str | None:
     """Return the SHA-256 of the files' CRC-32; `None` if they are too large."""
-    return None if size > CONTENT_LIMIT else _digest(_checksums(files))
+    return None if int(sizes.sum()) > CONTENT_LIMIT else _digest(_checksums(files))
 
 
 def _checksums(files: ImageFiles) -> Tensor:

@@ -248,7 +248,8 @@ def store_embeddings(
     with ExitStack() as held:
         processes.all_or_none(lambda: _hold(path, held) if processes.first else None)
         record = ImageRecord.of(data.train, processes)
-        contents = _contents(recipe, data, teacher, record, dtype=dtype, precision=precision, views=views, seed=seed)
+        known = processes.agreed(record.sha256)
+        contents = _contents(recipe, data, teacher, known, dtype=dtype, precision=precision, views=views, seed=seed)
         writer, embed = StoreWriter(path, contents, record, processes), _embedder(contents, teacher, fabric)
         if writer.missing and fabric.device.type == "cpu":
             try_threads(recipe, data.train, embed, batch_size, processes)
@@ -267,14 +268,14 @@ def _hold(path: Path, held: ExitStack) -> None:
 
 
 def _contents(
-    recipe: Recipe, data: DataSet, teacher: Teacher, record: ImageRecord, *, dtype: str, precision: str, views: int,
+    recipe: Recipe, data: DataSet, teacher: Teacher, checksums: str, *, dtype: str, precision: str, views: int,
     seed: int,
 ) -> Contents:  # fmt: skip
     count = len(data.train)
     return Contents(
         dataset=str(recipe.dataset),
         images=count,
-        checksums=record.sha256,
+        checksums=checksums,
         teacher=str(recipe.teacher),
         dtype=dtype,
         precision=precision,

@@ -29,7 +29,7 @@ def files(path: Path) -> dict[str, bytes]:
 def work(processes: ProcessGroup, recipes: list[Recipe], folder: Path) -> tuple[list[Embedded], list[str]]:
     """Write a store; go on with one that is damaged and unfinished; refuse what does not fit, and a changed image."""
     launched(processes)
-    stores.images_per_shard = lambda images, bytes_per_image: SHARD  # type: ignore[assignment]
+    stores.images_per_shard = lambda images, bytes_per_image: SHARD  # type: ignore[attr-defined]
     recipe, streamed, stored = recipes
     done = [store_embeddings(recipe, folder / name, views=2, batch_size=4) for name in ("whole", "damaged")]
     done.append(store_embeddings(streamed, folder / "streamed", views=2, batch_size=4))
