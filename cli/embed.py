@@ -8,6 +8,7 @@ import click
 
 from relgraph.training.recipe import EMBED_OPTIONS
 
+from .launch import over_devices
 from .options import ALLOW_CODE, recipe_options
 from .show import say
 
@@ -18,6 +19,8 @@ Examples:
   relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
   relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
   relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
+  relgraph embed --devices 4 --dataset folder:photos --image-size 224 --teacher timm:vit_base_patch16_224.dino
+  torchrun --nproc-per-node 4 -m relgraph embed ...        the same by torchrun, on several machines too
 """
 
 
@@ -36,10 +39,13 @@ Examples:
 @click.option("-o", "--out", type=click.Path(path_type=Path),
               help="Directory of the store, or a table: FILE.parquet, .csv or .npy. "
               "[default: a store in the folder --embeddings]")  # fmt: skip
+@click.option("--devices", type=click.IntRange(min=1),
+              help="Processes, each with a GPU or with a share of the cores, that write a store, a shard at a time: it "
+              "is the same for any number of them.  [default: 1]")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Images of a table. [default: all]")
 @ALLOW_CODE
 @recipe_options(*EMBED_OPTIONS)
-def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> None:
+def embed(out: Path | None, split: Any, devices: int | None, allow_code: bool, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
     `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
@@ -71,6 +77,8 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
     recipe = resolve({name: value for name, value in options.items() if value is not None})
     if is_table(out, split, **own, index_transform=index):
         assert out is not None
+        if devices is not None and devices > 1:
+            raise click.UsageError(f"--devices is for stores: a table, {out}, is written by one process")
         say(f"{recipe.dataset} by {recipe.teacher} -> {out}")
         with permitting(everything=allow_code):
             written = write_vectors(recipe, out, split=split or "all", batch_size=batch_size)
@@ -78,16 +86,17 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
         say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed}")
         return
     path = out or default_path(recipe, **own)
-    say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
-    if own["views"] == 1:  # told before hours are spent on it
-        say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
-    try:
-        with permitting(everything=allow_code):
-            done = store_embeddings(recipe, path, **own, batch_size=batch_size, index=index)
-    except KeyboardInterrupt:
-        say("", "stopped; finished shards are kept, the same command continues", err=True)
-        raise SystemExit(130) from None
-    say(_summary(path, done), f"as an index: {done.index}")
+    with over_devices(devices):
+        say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
+        if own["views"] == 1:  # told before hours are spent on it
+            say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
+        try:
+            with permitting(everything=allow_code):
+                done = store_embeddings(recipe, path, **own, batch_size=batch_size, index=index)
+        except KeyboardInterrupt:
+            say("", "stopped; finished shards are kept, the same command continues", err=True)
+            raise SystemExit(130) from None
+        say(_summary(path, done), f"as an index: {done.index}")
 
 
 def _summary(path: Path, done: Any) -> str:

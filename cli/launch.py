@@ -7,7 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+
+import click
 
 from .show import say
 
@@ -25,6 +29,26 @@ def launched() -> bool:
 def is_first() -> bool:
     """Return whether this is the first process, whose output is shown."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def over_devices(devices: int | None) -> Iterator[None]:
+    """Run a block in each of so many processes, of which the first prints; those that are missing are started.
+
+    Raises:
+        SystemExit: where they were started, once they have ended, with the status of them all.
+        click.UsageError: if another number was launched.
+    """
+    if devices is not None and devices > 1 and not launched():
+        raise SystemExit(launch(devices))
+    count = os.environ.get("WORLD_SIZE", "1")
+    if devices is not None and str(devices) != count:
+        raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
+    if is_first():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def lost_the_others(error: RuntimeError) -> bool:

@@ -40,11 +40,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; only train can use several processes."""
+        """Find the command; only those that take long can use several processes."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name != "train" and launched() and os.environ["WORLD_SIZE"] != "1":
-            count = os.environ["WORLD_SIZE"]
-            raise click.ClickException(f"relgraph {name} runs in one process, got {count}: train alone takes several")
+        if command not in (train, pretrain, embed) and launched() and os.environ["WORLD_SIZE"] != "1":
+            told = f"relgraph {name} runs in one process, got {os.environ['WORLD_SIZE']}"
+            raise click.ClickException(f"{told}: train, pretrain and embed take several")
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:

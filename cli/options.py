@@ -24,6 +24,10 @@ ALLOW_CODE = click.option(
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 WORDS = {bool: "yes|no"}
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
+DEVICES = click.option(
+    "--devices", type=click.IntRange(min=1), help="Processes, each with a GPU or with a share of the cores, over which "
+    "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
+)  # fmt: skip
 # What evaluate, analyze, export and report share, and how each command calls its options.
 RUN = click.argument("run", type=click.Path(path_type=Path))
 SPLITS = click.Choice(["train", "val", "test"])

@@ -9,7 +9,8 @@ import click
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .groups import Grouped
-from .options import given_options, pretraining_options, refuse_beside_resume, run_options
+from .launch import is_first, over_devices
+from .options import DEVICES, given_options, pretraining_options, refuse_beside_resume, run_options
 from .show import accuracies, say, say_all
 from .stopping import stoppable
 
@@ -22,14 +23,16 @@ Examples:
   relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8 --method seed
   relgraph pretrain --objective sskd-head --dataset cifar100 --teacher checkpoint:runs/TEACHER
   relgraph train --dataset cifar100 --teacher checkpoint:runs/TEACHER --method sskd --ss-head runs/HEAD
+  relgraph pretrain --devices 4 --batch-size 1024 --dataset folder:photos --image-size 64    one loss over four
   relgraph pretrain --resume runs/NAME
 """
 
 
 @click.command(cls=Grouped, epilog=EPILOG)
 @run_options
+@DEVICES
 @pretraining_options
-def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options: Any) -> None:
+def pretrain(out: Path | None, resume: Path | None, devices: int | None, allow_code: bool, **options: Any) -> None:
     """Train a teacher without labels: two random views of an image find each other.
 
     Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which shows how far the
@@ -45,11 +48,13 @@ def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options:
     with permitting(everything=allow_code):
         given = given_options(PretrainRecipe, options)
         recipe = resolve_pretraining(given) if resume is None else RunDirectory.open(resume).pretraining(given)
-    path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
-    say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
-    _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
+    with over_devices(devices):
+        # Of several processes, the first names the run.
+        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
+        say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
+        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
 
 
 def _run(recipe: PretrainRecipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
@@ -57,6 +62,8 @@ def _run(recipe: PretrainRecipe, path: Path, resume: bool, allow_code: bool, *, 
 
     with stoppable("pretrain", path, named=named):
         result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
+        if not is_first():
+            return
     if recipe.teacher is not None:
         teacher, head = quote(str(recipe.teacher)), quote(str(path))
         say(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")

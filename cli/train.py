@@ -1,7 +1,5 @@
 """relgraph train."""
 
-import os
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -11,8 +9,8 @@ import click
 from relgraph.training.recipe import Recipe, resolve
 
 from .groups import Grouped
-from .launch import is_first, launch, launched
-from .options import given_options, recipe_options, refuse_beside_resume, run_options
+from .launch import is_first, over_devices
+from .options import DEVICES, given_options, recipe_options, refuse_beside_resume, run_options
 from .show import accuracies, say, say_all
 from .stopping import stoppable
 
@@ -49,10 +47,7 @@ Examples:
 @click.option(
     "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."
 )
-@click.option(
-    "--devices", type=click.IntRange(min=1), help="Processes, each with a GPU or with a share of the cores, over which "
-    "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
-)  # fmt: skip
+@DEVICES
 @recipe_options()
 def train(
     out: Path | None, resume: Path | None, clip_mode: str | None, devices: int | None, allow_code: bool, **options: Any
@@ -76,13 +71,8 @@ def train(
     with permitting(everything=allow_code):
         given = given_options(Recipe, options)
         recipe = resolve(given, preset) if resume is None else RunDirectory.open(resume).recipe(given)
-    if devices is not None and devices > 1 and not launched():
-        raise SystemExit(launch(devices))
-    count = os.environ.get("WORLD_SIZE", "1")
-    if devices is not None and str(devices) != count:
-        raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
-    # Of several processes, one prints, and names the run.
-    with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
+    with over_devices(devices):
+        # Of several processes, the first names the run.
         path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
         say(f"{_summary(recipe)} -> {path}")
         _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)

@@ -8,6 +8,7 @@ Each part that grows with the images is measured at some of them and multiplied.
 """
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +28,10 @@ from benchmark.scaling import parameters_of_resnet8x4
 from benchmark.timing import Start, in_turn, spread
 from relgraph import EGA
 from relgraph.data.batches import epoch_batches
+from relgraph.data.embeddings import COMPARED, RECORD, EmbeddingStore, open_record, record_of, shard_file
 from relgraph.data.folders import read_folder
-from relgraph.data.manifest import images_per_shard
+from relgraph.data.manifest import Contents, images_per_shard
+from relgraph.data.sealed_rows import SealedRows, record_type, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.files import write_atomically
 from relgraph.graph.criteria import frobenius
@@ -115,17 +119,57 @@ def measure_views(count: int) -> dict[str, float]:
             "kept": kept}  # fmt: skip
 
 
-def hashing_speed() -> float:
-    """Return how many bytes a second SHA-256 reads from a file in the page cache, as opening a store does."""
-    import hashlib
+def described(count: int) -> Contents:
+    """Return the contents of a store of so many images."""
+    shard = images_per_shard(count, VIEWS * WIDTH * HALF)
+    return Contents(
+        dataset="folder:images", images=count, image_shape=(3, 224, 224), streamed=True, checksums="", teacher="timm:x",
+        arguments=(), fingerprint="", input_size=None, mean=(0.5,), std=(0.5,), width=WIDTH, dtype="float16",
+        precision="32-true", views=VIEWS, crop_padding=4, flip=True, view_seed=0, images_per_shard=shard,
+    )  # fmt: skip
 
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(os.urandom(2**28))
-        file.flush()
-        begin = time.perf_counter()
-        with open(file.name, "rb") as stream:
-            hashlib.file_digest(stream, "sha256")
-        return 2**28 / (time.perf_counter() - begin)
+
+def sparse_rows(file: Path, shape: tuple[int, ...], width: int, dtype: str) -> None:
+    """Write the header of a file of rows, and make it as long as they would: they are zeros, which take no space."""
+    kind = record_type(np.dtype(dtype), width)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.truncate(stream.tell() + math.prod(shape) * kind.itemsize)
+
+
+def measure_opening(count: int) -> dict[str, float]:
+    """Return what opening a store of so many images takes; its rows, which nothing reads then, are sparse files."""
+    contents = described(count)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        contents.write(path)
+        sparse_rows(path / RECORD, (count,), 3, "int64")
+        for shard in range(contents.shards):
+            sparse_rows(shard_file(path, shard), (len(contents.positions(shard)), VIEWS), WIDTH, "float16")
+        before, begin, used = peak_resident() or 0, time.perf_counter(), time.process_time()
+        EmbeddingStore(path)
+        return {"images": count, "shards": contents.shards, "seconds": time.perf_counter() - begin,
+                "processor": time.process_time() - used, "bytes": (peak_resident() or 0) - before}  # fmt: skip
+
+
+def measure_reading(count: int) -> dict[str, float]:
+    """Return what a store's checksums take: those of the record of its images, and those of the rows of a step."""
+    contents, random = described(count), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        write_rows(path / RECORD, random.integers(0, 2**40, (count, 3)), contents.first_row(0))
+        rows = random.standard_normal((2**14, VIEWS, WIDTH)).astype(np.float16)
+        write_rows(shard_file(path, 0), rows, contents.first_row(0))
+        record, used = open_record(path, contents), time.process_time()
+        for first in range(0, count, COMPARED):
+            record_of(record, np.arange(first, min(first + COMPARED, count)))
+        of_record = time.process_time() - used
+        shard = SealedRows(shard_file(path, 0), (2**14, VIEWS), WIDTH, "float16", contents.first_row(0))
+        used = time.process_time()
+        for _ in range(100):
+            shard.read(random.integers(0, len(shard), 1024))
+        return {"images": count, "record": of_record, "row": (time.process_time() - used) / 100 / 1024}
 
 
 def calculation(report: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +193,10 @@ def calculation(report: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]
     listing, views = (report[name]["images"] for name in ("listing", "views"))
     return {
         "batches": per_batch,
-        "store": {"bytes": store, "checksums": 8 * IMAGES,
-                  "shards": -(-IMAGES // images_per_shard(IMAGES, VIEWS * WIDTH * HALF)),
-                  "verify_seconds": store / report["sha256_bytes_per_s"]},
+        "store": {"bytes": store, "record": 28 * IMAGES,
+                  "shards": described(IMAGES).shards, "open_seconds": report["opening"]["processor"],
+                  "record_seconds": report["reading"]["record"] / report["reading"]["images"] * IMAGES,
+                  "epoch_seconds": report["reading"]["row"] * IMAGES},
         "listing": {name: report["listing"][name] / listing * IMAGES
                     for name in ("seconds", "bytes", "kept", "checksums")},
         "views": {name: report["views"][name] / views * IMAGES for name in ("seconds", "bytes", "kept")},
@@ -165,10 +210,25 @@ def calculation(report: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]
     "--bench", type=click.Path(path_type=Path, exists=True), required=True, help="What the first command wrote."
 )
 @click.option("--rounds", default=5, show_default=True)
+@click.option(
+    "--keep", type=click.Path(path_type=Path, exists=True),
+    help="An earlier report: what does not concern the store is taken from it, and not measured again.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def main(bench: Path, rounds: int, out: Path) -> None:
-    report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    report |= {"load_before": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+def main(bench: Path, rounds: int, keep: Path | None, out: Path) -> None:
+    now = {"torch": torch.__version__, "threads": torch.get_num_threads(), "load_before": os.getloadavg()[0],
+           "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
+    report = measured(rounds) | now if keep is None else json.loads(keep.read_bytes()) | {"store": now}
+    report["opening"] = in_own_process(measure_opening, IMAGES)
+    report["reading"] = in_own_process(measure_reading, 10_000_000)
+    report["calculation"] = calculation(report, json.loads(bench.read_bytes()))
+    write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+    print(json.dumps({**report, "pair": None}, indent=1))
+
+
+def measured(rounds: int) -> dict[str, Any]:
+    """Return what was measured of all but the store."""
+    report: dict[str, Any] = {}
     report["parameters"] = parameters_of_resnet8x4(DIM)
     report["pair"] = pair_rows(rounds)
     for row in report["pair"]:
@@ -178,10 +238,7 @@ def main(bench: Path, rounds: int, out: Path) -> None:
     report["batches"] = [in_own_process(measure_batches, n, known) for n in sizes for known in (1.0, 0.01)]
     report["listing"] = in_own_process(measure_listing, 200_000)
     report["views"] = in_own_process(measure_views, 10_000_000)
-    report["sha256_bytes_per_s"] = hashing_speed()
-    report["calculation"] = calculation(report, json.loads(bench.read_bytes()))
-    write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
-    print(json.dumps({**report, "pair": None}, indent=1))
+    return report
 
 
 if __name__ == "__main__":

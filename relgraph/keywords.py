@@ -33,6 +33,7 @@ class TrainOptions(TypedDict, total=False):
     decay_norm_and_bias: bool
     clip_norm: float | None
     min_lr: float
+    batch_norm: Literal["local", "sync"]
     drop_last: bool
     select: Literal["val", "test", "last"]
     seed: int
@@ -86,7 +87,6 @@ class TrainOptions(TypedDict, total=False):
     epochs: int
     batch_size: int
     accumulate: int
-    batch_norm: Literal["local", "sync"]
     lr: float
     weight_decay: float
     schedule: Literal["step", "cosine", "constant"]
@@ -127,6 +127,7 @@ class PretrainOptions(TypedDict, total=False):
     decay_norm_and_bias: bool
     clip_norm: float | None
     min_lr: float
+    batch_norm: Literal["local", "sync"]
     drop_last: bool
     select: Literal["val", "test"]
     seed: int

@@ -9,7 +9,9 @@ gathered row, or of a summand, is the one on its own process times W: the backwa
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -19,6 +21,9 @@ from relgraph.errors import RelgraphError
 
 # The file in which processes of one machine meet, where the launcher names one: a port would listen to all the world.
 MEETING = "RELGRAPH_MEETING"
+# How long a process waits where others may have hours of work that it has not; a process that is gone ends it at once.
+PATIENCE = timedelta(days=365)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,41 @@ class ProcessGroup:
         return texts[0]
 
     def wait(self) -> None:
-        """Wait for all processes (barrier)."""
+        """Wait for all processes, however long one of them works (barrier)."""
+        self.exchange(None)
+
+    def exchange(self, value: T) -> list[T]:
+        """Return what each process gives, in their order, however long one of them takes until it does."""
+        values = [value] * self.count
         if self.count > 1:
-            distributed.barrier()
+            distributed.all_gather_object(values, value, group=_patient(distributed.group.WORLD))
+        return values
+
+    def to_first(self, value: T) -> list[T]:
+        """Return to the first process what each one gives, in their order, and to the others nothing."""
+        if self.count == 1:
+            return [value]
+        values = [value] * self.count if self.first else None
+        distributed.gather_object(value, values, group=_patient(distributed.group.WORLD))
+        return values or []
+
+    def all_or_none(self, call: Callable[[], T]) -> T:
+        """Return what a function returns on this process, once it has ended on all of them.
+
+        Raises:
+            RelgraphError: on all of them, if it raises one on any.
+        """
+        if self.count == 1:
+            return call()
+        found, told = list[T](), None
+        try:
+            found.append(call())
+        except RelgraphError as error:
+            told = str(error)
+        for text in self.exchange(told):
+            if text is not None:
+                raise RelgraphError(text)
+        return found[0]
 
     def _shared(self, x: Tensor, compute: Callable[[Tensor], Tensor], own: Any) -> Tensor:
         if self.count == 1:
@@ -152,6 +189,12 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+@cache
+def _patient(world: Any) -> Any:
+    """Return a group of all processes with `PATIENCE`, which the default one has not: NCCL gives up in minutes."""
+    return distributed.new_group(timeout=PATIENCE, backend="gloo")
 
 
 class _Shared(torch.autograd.Function):

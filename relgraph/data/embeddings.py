@@ -8,22 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.fingerprint import ImageRecord, first
+from relgraph.data.images import ImageSet
 from relgraph.data.manifest import DTYPES, Contents, manifest_file
 from relgraph.data.sealed_rows import SealedRows, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import only_begun
 from relgraph.printing import no_bar, tell
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
 
-
 RECORD = "images.npy"
+COMPARED = 2**16  # images whose record is read at a time: with what they are compared to, a few megabytes
 
 
 class StoredView:
@@ -50,7 +53,6 @@ class EmbeddingStore:
     Attributes:
         path: its directory.
         contents: the images, views and teacher that were embedded.
-        record: what it knows of the images.
         device: where rows are handed out.
         resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files,
             which are mapped into memory and not copied.
@@ -60,13 +62,15 @@ class EmbeddingStore:
         """Open the store at `path` for a device; with more than `limit` bytes the embeddings stay in the files.
 
         By default that is 4 GiB for a GPU, and 0 for the CPU, whose memory the system fills from the files by itself.
+        Of each file the header and the size are checked here, and each row's checksum whenever it is read: a store of
+        any size opens at once.
 
         Raises:
             RelgraphError: if it is not a store, not finished, or what is read of it is damaged.
         """
         self.path, self.contents = path, Contents.read(path)
         check_complete(path, self.contents)
-        self.record = read_record(path, self.contents)
+        self._record = open_record(path, self.contents)
         self._shards = [open_shard(path, self.contents, shard) for shard in range(self.contents.shards)]
         self.device = torch.device(device)
         usual = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
@@ -82,6 +86,26 @@ class EmbeddingStore:
             for block, rows in shard.blocks():
                 part.flatten(0, 1)[block] = torch.from_numpy(rows).to(self.device)
         return table
+
+    def first_changed(self, images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> int | None:
+        """Return the position of the first of `images` that is not the one that was embedded; None if there is none.
+
+        Of streamed files those with another time of modification alone are read. Of several processes each looks at its
+        share of the images, so that they may find different ones.
+
+        Raises:
+            RelgraphError: if a file is gone, cannot be read, or what the store knows of an image is damaged.
+        """
+        own = torch.arange(len(images))[processes.share(len(images))]
+        shown = processes.first and len(own) > COMPARED
+        for positions in tqdm(
+            torch.split(own, COMPARED), f"verify {self.path}", leave=False, disable=no_bar(shown=shown)
+        ):
+            some = images.select(positions)
+            changed = record_of(self._record, some.index.cpu().numpy()).first_changed(some)
+            if changed is not None:
+                return int(positions[changed])
+        return None
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""
@@ -119,30 +143,51 @@ class EmbeddingStore:
 class StoreWriter:
     """A store being written: new at `path`, or continued there.
 
+    Several processes may write one: the first begins it, each verifies its share of the shards that are there, and the
+    shards of `own` are to be written by this one.
+
     Attributes:
         contents: what it is to hold.
+        processes: those that write it.
         missing: the numbers of the shards to write: those that were not there, or not intact.
+        own: those of them that this process writes.
     """
 
-    def __init__(self, path: Path, contents: Contents, record: ImageRecord) -> None:
-        """Start or continue a store of these contents; `record` is that of the images.
+    def __init__(
+        self, path: Path, contents: Contents, record: ImageRecord, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
+        """Start or continue a store of these contents; `record` is that of the images, which the first process reads.
 
         Raises:
             RelgraphError: if something else is at `path`: another thing than a store, or a store of other contents.
         """
-        self.path, self.contents = path, contents
-        check_place(path)
-        if manifest_file(path).is_file():
-            self._check_same(Contents.read(path), record)
+        self.path, self.contents, self.processes = path, contents, processes
+        processes.all_or_none(lambda: self._begin(record) if processes.first else None)
+        every, small = slice(processes.rank, None, processes.count), contents.bytes < 2**30  # read in a second or two
+        shards = tqdm(range(contents.shards)[every], f"verify {path}", leave=False,
+                      disable=no_bar(shown=processes.first and not small))  # fmt: skip
+        found = [(shard, fault) for shard in shards if (fault := self._fault(shard)) is not None]
+        faults = sorted(fault for part in processes.exchange(found) for fault in part)
+        self.missing = [shard for shard, _ in faults]
+        self.own = self.missing[every]
+        if processes.first:
+            tell(*filter(None, (fault for _, fault in faults)))
+
+    @property
+    def images(self) -> int:
+        """Number of images in the missing shards."""
+        return sum(len(self.contents.positions(shard)) for shard in self.missing)
+
+    def _begin(self, record: ImageRecord) -> None:
+        check_place(self.path)
+        if manifest_file(self.path).is_file():
+            self._check_same(Contents.read(self.path), record)
         else:
-            path.mkdir(parents=True, exist_ok=True)
-            contents.write(path)  # first: stopped after it, the directory is known as a store that was begun
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.contents.write(self.path)  # first: stopped after it, the directory is known as a store that was begun
         # Anew, since files may have been touched, or the record damaged.
         rows = torch.stack([record.checksums, record.modified, record.content], dim=1)
-        write_rows(path / RECORD, rows.numpy(), contents.first_row(0))
-        small = contents.bytes < 2**30  # read in a second or two
-        shards = tqdm(range(contents.shards), f"verify {path}", leave=False, disable=no_bar(shown=not small))
-        self.missing = [shard for shard in shards if not self._is_intact(shard)]
+        write_rows(self.path / RECORD, rows.numpy(), self.contents.first_row(0))
 
     def _check_same(self, was: Contents, record: ImageRecord) -> None:
         for name, value in vars(was).items():
@@ -155,16 +200,16 @@ class StoreWriter:
                     reason = f"other images: the first that differs is image {image}"
                 raise RelgraphError(f"{self.path} was started with {reason}; choose another --out")
 
-    def _is_intact(self, shard: int) -> bool:
+    def _fault(self, shard: int) -> str | None:
+        """Return what is wrong with a shard, which says that it is written again; "" if it is not there."""
         if not shard_file(self.path, shard).exists():
-            return False
+            return ""
         try:
             for _ in open_shard(self.path, self.contents, shard).blocks():
                 pass
         except RelgraphError as error:
-            tell(str(error))  # which says that it is written again
-            return False
-        return True
+            return str(error)
+        return None
 
     def write(self, shard: int, rows: Tensor) -> None:
         """Write a shard, `(images in the shard, views, width)`.
@@ -219,11 +264,28 @@ def check_place(path: Path) -> None:
     Contents.read(path)
 
 
+def open_record(path: Path, contents: Contents) -> SealedRows:
+    """Return the rows of what a store knows of its images, which `record_of` reads.
+
+    Raises:
+        RelgraphError: if the file is missing, or holds other rows.
+    """
+    return SealedRows(path / RECORD, (contents.images,), 3, "int64", contents.first_row(0))
+
+
+def record_of(rows: SealedRows, numbers: NDArray[np.int64]) -> ImageRecord:
+    """Return what a store knows of some images, by their positions in it.
+
+    Raises:
+        RelgraphError: if it is not as it was written.
+    """
+    return ImageRecord(*torch.from_numpy(rows.read(numbers).copy()).unbind(1))
+
+
 def read_record(path: Path, contents: Contents) -> ImageRecord:
-    """Return what a store knows of its images.
+    """Return what a store knows of all its images.
 
     Raises:
         RelgraphError: if the file is missing or damaged.
     """
-    rows = SealedRows(path / RECORD, (contents.images,), 3, "int64", contents.first_row(0))
-    return ImageRecord(*torch.from_numpy(rows.read(np.arange(len(rows))).copy()).unbind(1))
+    return record_of(open_record(path, contents), np.arange(contents.images))

@@ -1,9 +1,8 @@
 """The fingerprint of a split: by it a run knows whether the images are still those that it was made of."""
 
 import hashlib
-import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import reading
 from relgraph.printing import no_bar
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Bytes of streamed files up to which their contents are read for a fingerprint: seconds, and less than an epoch.
 CONTENT_LIMIT = 4 * 2**30
@@ -37,35 +37,40 @@ class ImageRecord:
     content: Tensor
 
     @classmethod
-    def of(cls, images: ImageSet) -> "ImageRecord":
+    def of(cls, images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> "ImageRecord":
         """Return the record of a split; files are read, which is a small part of decoding them.
+
+        Of several processes each reads its share, and the first has all of it, the others their own.
 
         Raises:
             RelgraphError: if a file is gone, or cannot be read.
         """
-        checksums, files = images.checksums(), images.images
-        if not isinstance(files, ImageFiles):
-            return cls(checksums, torch.zeros_like(checksums), torch.zeros_like(checksums))
-        return cls(checksums, _times(files), _checksums(files))
+
+        def read(own: ImageSet) -> Tensor:
+            found, files = _seen(own), own.images
+            found[:, 2] = _checksums(files) if isinstance(files, ImageFiles) else 0
+            return found
+
+        return cls(*_shared_out(images, processes, read).unbind(1))
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the images: files that are only touched keep it."""
-        return hashlib.sha256(torch.stack([self.checksums, self.content]).numpy().astype("<i8").tobytes()).hexdigest()
+        return _digest(torch.stack([self.checksums, self.content]))
 
     def first_changed(self, images: ImageSet) -> int | None:
-        """Return the position of the first of `images` that is another one than `index` says; None if there is none.
+        """Return the position of the first of N images that is not the one of this record; None if there is none.
 
         Only files with another time of modification are read.
 
         Raises:
             RelgraphError: if a file is gone, or cannot be read.
         """
-        index, files = images.index.cpu(), images.images
-        changed = self.checksums[index] != images.checksums()
+        (checksums, modified, _), files = _seen(images).unbind(1), images.images
+        changed = self.checksums != checksums
         if isinstance(files, ImageFiles):
-            touched = (self.modified[index] != _times(files)).nonzero().flatten()
-            changed[touched] |= self.content[index[touched]] != _checksums(files[touched])
+            touched = (self.modified != modified).nonzero().flatten()
+            changed[touched] |= self.content[touched] != _checksums(files[touched])
         return first(changed)
 
 
@@ -79,26 +84,33 @@ def first(mask: Tensor) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def fingerprint(images: ImageSet) -> dict[str, Any]:
+def fingerprint(images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
     """Return the fingerprint of a split, as JSON holds it.
 
     `images` is their number, and `sha256` that of their classes, true labels, positions and checksums: in memory of the
     pixels, of streamed files of their names and sizes. Of these `modified` is the SHA-256 of the times of modification,
-    and `content` that of the contents, `None` if they have more than 4 GiB.
+    and `content` that of the contents, `None` if they have more than 4 GiB. Of several processes each looks at its
+    share, and the first has the fingerprint.
 
     Raises:
         RelgraphError: if a file is gone.
     """
-    found: dict[str, Any] = {"images": len(images), "sha256": _known(images)}
+    checksums, modified, sizes = _shared_out(images, processes, _seen).unbind(1)
+    if not processes.first:
+        return {}
+    found: dict[str, Any] = {"images": len(images), "sha256": _known(images, checksums)}
     if isinstance(images.images, ImageFiles):
-        found |= {"modified": _modified(images.images), "content": _content(images.images)}
+        found |= {"modified": _digest(modified), "content": _content(images.images, sizes)}
     return found
 
 
-def check_unchanged(images: ImageSet, known: Mapping[str, Any], owner: str) -> str | None:
+def check_unchanged(
+    images: ImageSet, known: Mapping[str, Any], owner: str, processes: ProcessGroup = SINGLE_PROCESS
+) -> str | None:
     """Check that a split is the one of a fingerprint, and return a line for the user if that cannot be told for sure.
 
-    Files that were touched, moved or copied have other times of modification: then their contents are compared.
+    Files that were touched, moved or copied have other times of modification: then their contents are compared. Of
+    several processes each looks at its share, and the first one compares.
 
     Raises:
         RelgraphError: if it is another one; the message names the split, what `owner` was made of, and what was found.
@@ -106,47 +118,56 @@ def check_unchanged(images: ImageSet, known: Mapping[str, Any], owner: str) -> s
     told = f"the {images.split} images are not those of {owner}"
     if known.get("images") != len(images):
         raise RelgraphError(f"{told}: expected {known.get('images')} images, found {len(images)}")
-    if known.get("sha256") != _known(images):
+    checksums, modified, sizes = _shared_out(images, processes, _seen).unbind(1)
+    if not processes.first:
+        return None
+    if known.get("sha256") != _known(images, checksums):
         raise RelgraphError(f"{told}: expected the same names, sizes and labels in the same order, found others")
-    if not isinstance(images.images, ImageFiles) or known.get("modified") == _modified(images.images):
+    if not isinstance(images.images, ImageFiles) or known.get("modified") == _digest(modified):
         return None
     if known.get("content") is None:
         return f"{images.split} images: files were modified since, and too large to compare their contents"
-    if known["content"] != _content(images.images):
+    if known["content"] != _content(images.images, sizes):
         raise RelgraphError(f"{told}: expected files of the same content, found other content in files of equal size")
     return None
 
 
-def _known(images: ImageSet) -> str:
+def _known(images: ImageSet, checksums: Tensor) -> str:
     found = hashlib.sha256("\0".join(images.classes).encode(errors="surrogateescape"))
-    for part in (images.true_labels, images.index, images.checksums()):
+    for part in (images.true_labels, images.index, checksums):
         found.update(part.cpu().numpy().astype("<i8").tobytes())
     return found.hexdigest()
 
 
-def _modified(files: ImageFiles) -> str:
-    return hashlib.sha256(_times(files).numpy().astype("<i8").tobytes()).hexdigest()
+def _seen(images: ImageSet) -> Tensor:
+    """Return checksum, time of modification and size of each image, `(N, 3)`; the two are 0 in memory."""
+    if not isinstance(images.images, ImageFiles):
+        checksums = images.checksums()
+        return torch.stack([checksums, *torch.zeros(2, len(checksums), dtype=torch.int64)], dim=1)
+    status = images.images.status()
+    return torch.stack([images.images.checksums(status), *status.flip(1).unbind(1)], dim=1)
 
 
-def _content(files: ImageFiles) -> str | None:
+def _shared_out(images: ImageSet, processes: ProcessGroup, read: Callable[[ImageSet], Tensor]) -> Tensor:
+    """Return what each process reads of its share of the images: on the first the rows of all, on others their own."""
+    share = torch.arange(len(images))[processes.share(len(images))]
+    own = images if processes.count == 1 else images.select(share)  # which copies images in memory
+    rows = processes.all_or_none(lambda: read(own))
+    return torch.cat(processes.to_first(rows) or [rows])
+
+
+def _digest(numbers: Tensor) -> str:
+    return hashlib.sha256(numbers.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def _content(files: ImageFiles, sizes: Tensor) -> str | None:
     """Return the SHA-256 of the files' CRC-32; `None` if they are too large."""
-    if sum(map(os.path.getsize, _paths(files))) > CONTENT_LIMIT:
-        return None
-    return hashlib.sha256(_checksums(files).numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def _paths(files: ImageFiles) -> list[str]:
-    return [files.path(number) for number in range(len(files))]
-
-
-def _times(files: ImageFiles) -> Tensor:
-    """Return the times of modification `(N,)` int64, in nanoseconds."""
-    return torch.tensor([os.stat(path).st_mtime_ns for path in _paths(files)], dtype=torch.int64)
+    return None if int(sizes.sum()) > CONTENT_LIMIT else _digest(_checksums(files))
 
 
 def _checksums(files: ImageFiles) -> Tensor:
     """Return the CRC-32 `(N,)` int64 of the contents, which threads read."""
-    paths = _paths(files)
+    paths = [files.path(number) for number in range(len(files))]
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(_crc, paths), "fingerprint", len(paths), unit="img", leave=False, disable=no_bar()))
     return torch.tensor(found, dtype=torch.int64)

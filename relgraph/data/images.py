@@ -130,21 +130,34 @@ class ImageFiles:
         found = self._each(self._fault, progress)
         return {number: fault for number, fault in enumerate(found) if fault is not None}
 
-    def checksums(self) -> Tensor:
-        """Return a checksum `(N,)` int64 of each file's path within the folder, its size and `image_size`.
+    def status(self) -> Tensor:
+        """Return `(N, 2)` int64: each file's size in bytes, and when it was modified, in nanoseconds.
 
         Raises:
             RelgraphError: if a file is gone.
         """
-        found = []
-        for number, name in enumerate(self.names):
+        found = np.empty((len(self), 2), dtype=np.int64)
+        for number in range(len(self)):
             file = self.path(number)
             try:
-                size = os.stat(file).st_size
+                status = os.stat(file)
             except OSError as error:
                 raise RelgraphError(f"{file}: expected an image, found none ({error.strerror})") from error
-            found.append(zlib.crc32(b"%s\0%d\0%s" % (name, size, str(self.image_size).encode())))
-        return torch.tensor(found, dtype=torch.int64)
+            found[number] = status.st_size, status.st_mtime_ns
+        return torch.from_numpy(found)
+
+    def checksums(self, status: Tensor | None = None) -> Tensor:
+        """Return a checksum `(N,)` int64 of each file's path within the folder, its size and `image_size`.
+
+        Its `status` is asked for if it is not known.
+
+        Raises:
+            RelgraphError: if a file is gone.
+        """
+        sizes = (self.status() if status is None else status)[:, 0].numpy()
+        pairs, side = zip(self.names, sizes.data, strict=True), str(self.image_size).encode()  # no list of numbers
+        found = (zlib.crc32(b"%s\0%d\0%s" % (name, size, side)) for name, size in pairs)
+        return torch.from_numpy(np.fromiter(found, np.int64, len(self)))
 
     def _each(self, call: Callable[..., T], progress: str, *rows: NDArray[np.uint8]) -> list[T]:
         """Return what a function gives of each position, and of a row of each of `rows`; threads call it."""

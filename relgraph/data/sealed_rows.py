@@ -3,6 +3,7 @@
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
 BLOCK = 4096  # rows that are read at a time where all of a file are
+# Rows of an even number of bytes up to this have their CRC-32 from tables, many rows at a time: for the 24 bytes of an
+# image's record that takes a sixth of what a call of zlib a row does. The tables take 128 KiB a byte.
+NARROW = 32
 
 
 class SealedRows:
@@ -29,7 +33,7 @@ class SealedRows:
             RelgraphError: if it is missing, or holds other rows.
         """
         self.file, self.dtype, self._start = file, np.dtype(dtype), start
-        record = _record(self.dtype, width)
+        record = record_type(self.dtype, width)
         try:
             with warnings.catch_warnings(action="error"):  # numpy warns where it repairs a header
                 found = np.lib.format.open_memmap(file, mode="r")
@@ -39,6 +43,9 @@ class SealedRows:
             raise self._fault(f"cannot be read ({first_line(error)[:200]})") from error
         if (found.dtype, found.shape) != (record, shape):
             raise self._fault(f"is damaged: expected {shape} rows of {width}, its header is another one")
+        whole, size = found.offset + found.nbytes, file.stat().st_size
+        if size != whole:
+            raise self._fault(f"is damaged: expected {whole:,} bytes, it has {size:,}")
         self._bytes = _bytes(np.asarray(found))  # of a memmap, each slice would be one again
 
     def __len__(self) -> int:
@@ -78,7 +85,7 @@ def write_rows(file: Path, rows: NDArray[Any], start: int) -> None:
     Raises:
         RelgraphError: if the file cannot be written.
     """
-    table = np.empty(rows.shape[:-1], _record(rows.dtype, rows.shape[-1]))
+    table = np.empty(rows.shape[:-1], record_type(rows.dtype, rows.shape[-1]))
     table["row"] = rows
     flat = table.reshape(-1)
     flat["crc32"] = _checksums(_bytes(table), start + np.arange(len(flat)))
@@ -86,7 +93,8 @@ def write_rows(file: Path, rows: NDArray[Any], start: int) -> None:
         np.save(stream, table, allow_pickle=False)
 
 
-def _record(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+def record_type(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+    """Return the type of a row in a file: `width` numbers and their CRC-32."""
     return np.dtype([("row", dtype.newbyteorder("<"), (width,)), ("crc32", "<u4")])
 
 
@@ -96,5 +104,36 @@ def _bytes(table: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _checksums(records: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    width = records.shape[1] - 4
+    if 4 <= width <= NARROW and width % 2 == 0:
+        return _narrow_checksums(records, starts)
     pairs = zip(records, (starts % 2**32).tolist(), strict=True)
     return np.fromiter((zlib.crc32(record[:-4], start) for record, start in pairs), np.uint32, len(records))
+
+
+def _narrow_checksums(records: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of each row by tables.
+
+    A CRC is linear: what it begins with is added to (XOR) the first four bytes, and it is the sum of what each two
+    bytes of the row come to by themselves, with zeros around them.
+    """
+    words = np.ascontiguousarray(records).view("<u2").T
+    begin = ~starts.astype(np.uint32)
+    found = np.full(len(records), 2**32 - 1, np.uint32)
+    for number, table in enumerate(_tables(records.shape[1] - 4)):
+        word = words[number]
+        if number < 2:
+            word = word ^ (begin >> 16 * number).astype(np.uint16)
+        found ^= table[word]
+    return found
+
+
+@cache
+def _tables(width: int) -> list[NDArray[np.uint32]]:
+    """Return for each two bytes of a row what they add to its CRC-32, by their value."""
+    byte = np.array([zlib.crc32(bytes([value])) ^ zlib.crc32(b"\0") for value in range(256)], np.uint32)
+    of_bytes = [byte]
+    while len(of_bytes) < width:  # by one zero behind them more
+        of_bytes.append(byte[of_bytes[-1] & 255] ^ of_bytes[-1] >> 8)
+    value = np.arange(2**16)
+    return [of_bytes[i][value & 255] ^ of_bytes[i - 1][value >> 8] for i in range(width - 1, 0, -2)]

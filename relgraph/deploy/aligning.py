@@ -150,7 +150,7 @@ def _store(run: TrainedRun, given: Path | None) -> EmbeddingStore | None:
         told = f"{path} is an index of {store.contents.teacher}, or of other weights of it"
         raise RelgraphError(f"{told}: expected the teacher of {run.run.path}, {expected['name']}")
     train = run.split("train")
-    if int(train.index.max()) >= store.contents.images or (changed := store.record.first_changed(train)) is not None:
+    if int(train.index.max()) >= store.contents.images or (changed := store.first_changed(train)) is not None:
         image = store.contents.images if int(train.index.max()) >= store.contents.images else int(train.index[changed])
         told = f"{path} does not know the training images of {run.run.path}"
         raise RelgraphError(f"{told}: image {image} of the training split is not there, or another one")

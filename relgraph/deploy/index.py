@@ -184,7 +184,7 @@ class StoredIndex(Index):
         """Return the position of the first image that is no longer the one that was embedded."""
         if isinstance(images.images, ImageFiles) and not self.store.contents.streamed:
             images = replace(images, images=images.images.load("read"))
-        return self.store.record.first_changed(images)
+        return self.store.first_changed(images)
 
     def _lost(self, told: str) -> None:
         where = f"the images of {self.path} are told by their positions in {self.store.contents.dataset}"

@@ -27,6 +27,7 @@ from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import NAMES
 from relgraph.printing import no_bar
+from relgraph.processes import ProcessGroup
 from relgraph.training.building import load_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import try_threads, whole_splits
@@ -107,6 +108,8 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
     """
     if batch_size < 1:
         raise RelgraphError(f"batch_size must be at least 1, got {batch_size}")
+    if (count := ProcessGroup.launched().count) > 1:
+        raise RelgraphError(f"a table of vectors is written by one process, got {count}: a store takes several")
     check_new(path, *([path.with_suffix(NAMES)] if path.suffix == ".npy" else []))
     fabric = open_fabric(recipe)
     precision = str(fabric.strategy.precision.precision)

@@ -49,6 +49,14 @@ def synchronised(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     return module
 
 
+def without_statistics(module: nn.Module) -> nn.Module:
+    """Let the batch norms of a module that is never evaluated leave their running statistics alone, and return it."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.track_running_stats = False
+    return module
+
+
 def average_statistics(module: nn.Module, processes: ProcessGroup) -> None:
     """Replace the running means and variances of all batch norms by their means over the processes.
 

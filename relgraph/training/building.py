@@ -140,13 +140,12 @@ def open_data(recipe: Recipe) -> DataSet:
         share = "the share of validation classes in holdout_classes" if data.unseen else "val_fraction"
         told = f"picking the best epoch needs validation images: {share} must be above 0, got 0"
         raise RelgraphError(f"{told} (--select last picks none)")
-    count = ProcessGroup.launched().count
     sizes = _batch_sizes(recipe, data, recipe.labelled_share, recipe.learns_labels)
-    for images in sizes:
-        _check_parts(images, count, recipe.accumulate, "every batch")
-    for images in _batch_sizes(recipe, data, 1.0, True) if recipe.teacher_head == "sequential" else ():
-        _check_parts(images, count, 1, "every batch of labelled images, for the teacher's head,")
-    nodes = min(sizes) // (count if recipe.relation == "local" else 1)
+    check_parts(sizes, recipe.accumulate)
+    if recipe.teacher_head == "sequential":
+        of_head = _batch_sizes(recipe, data, 1.0, True)
+        check_parts(of_head, what="every batch of labelled images, for the teacher's head,")
+    nodes = min(sizes) // (ProcessGroup.launched().count if recipe.relation == "local" else 1)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
     if recipe.searches:
@@ -162,12 +161,14 @@ def _batch_sizes(recipe: Recipe, data: DataSet, labelled_share: float, by_label:
                          seed=recipe.seed, by_label=by_label, drop_last=recipe.drop_last).sizes  # fmt: skip
 
 
-def _check_parts(images: int, processes: int, parts: int, what: str) -> None:
-    """Raise RelgraphError unless this number of images can be split."""
-    if images % (processes * parts):
-        words = f"{processes} processes" + (f" x {parts} parts" if parts > 1 else "")
-        choice = "choose another batch_size or number of processes"
-        raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
+def check_parts(sizes: list[int], parts: int = 1, what: str = "every batch") -> None:
+    """Raise RelgraphError unless each of these numbers of images can be split over all processes, and into parts."""
+    processes = ProcessGroup.launched().count
+    for images in sizes:
+        if images % (processes * parts):
+            words = f"{processes} processes" + (f" x {parts} parts" if parts > 1 else "")
+            choice = "choose another batch_size or number of processes"
+            raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
 
 
 def open_teacher(recipe: BaseRecipe, stages: tuple[str, ...] = ()) -> Teacher:

@@ -21,7 +21,7 @@ from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
-from relgraph.networks.batch_norm import average_statistics, synchronised
+from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, weights_fingerprint
 from relgraph.networks.heads import Head, Student
 from relgraph.networks.plain import PlainStudent
@@ -88,12 +88,6 @@ class Distillation(Job):
         head = self.objective.teacher_head
         if self.recipe.teacher_head == "sequential" and head is not None:
             train_head(self, head, self.recipe, run)
-
-    def average(self) -> None:
-        """Average the statistics of batch norms that each saw the images of one process."""
-        if self.recipe.batch_norm == "local":
-            for network in self.networks.values():
-                average_statistics(network, self.processes)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects, those of its graph included."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.neighbour_batches import ImageGraph, neighbour_batches
 from relgraph.errors import RelgraphError
+from relgraph.networks.batch_norm import average_statistics
 from relgraph.outputs import Batch, BatchEdges, Output
 from relgraph.printing import Lines, no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -143,7 +144,10 @@ class Job:
         """Run the preparations before the first epoch."""
 
     def average(self) -> None:
-        """Make what the processes keep apart in an epoch one, at its end."""
+        """Make one, at the end of an epoch, the statistics of batch norms that each saw the images of one process."""
+        if self.recipe.batch_norm == "local":
+            for network in self.networks.values():
+                average_statistics(network, self.processes)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics of the split that selects after an epoch, by name."""

@@ -266,7 +266,7 @@ def open_feed(
             raise RelgraphError(f"{teacher.name} will not do, since {reason}: expected a teacher with a network")
         told = f"teacher: {teacher.name}, a vector of width {teacher.width} an image, fresh views for the student"
         return Known(plan, task.student_input, teacher, task.device), recipe, told
-    store, why = _chosen_store(recipe, data, teacher, task.device, method)
+    store, why = _chosen_store(recipe, task, teacher, method)
     if store is not None:
         position = data.train.index.to(task.device)
         fixed = replace(recipe, teacher_mode="stored", embeddings=str(store.path))
@@ -277,7 +277,7 @@ def open_feed(
 
 
 def _chosen_store(
-    recipe: Recipe, data: DataSet, teacher: Teacher, device: torch.device, method: Method | None
+    recipe: Recipe, task: Task, teacher: Teacher, method: Method | None
 ) -> tuple[EmbeddingStore | None, str]:
     """Return the store that the recipe's run reads, or the reason why it reads none."""
     needed, reason = recipe.teacher_mode == "stored", _not_stored(recipe, method)
@@ -285,7 +285,7 @@ def _chosen_store(
         raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
     if recipe.teacher_mode == "online" or reason is not None:
         return None, "" if reason is None else f", in every step ({reason})"
-    store, reasons = find_store(Wanted(recipe, data, teacher, device))
+    store, reasons = find_store(Wanted(recipe, task.data, teacher, task.device, task.processes))
     if store is None and needed:
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")

@@ -30,7 +30,7 @@ class TeacherHead(Objective):
         assert inputs.teacher is not None
         embedding, logits = self.head(inputs.teacher.embedding)
         loss = self.label_loss(logits, inputs.batch.labels, self.processes)
-        return losses_of("teacher_head", loss, Output(embedding, logits))
+        return losses_of("teacher_head", loss, Output(embedding, logits), self.processes)
 
 
 class HeadTraining(Job):

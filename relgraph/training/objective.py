@@ -62,10 +62,11 @@ class Objective(nn.Module):
         """Update the objective's memory by the outputs of a step, if it has one: before the optimiser's step."""
 
 
-def losses_of(name: str, loss: Tensor, output: Output) -> Losses:
+def losses_of(name: str, loss: Tensor, output: Output, processes: ProcessGroup = SINGLE_PROCESS) -> Losses:
     """Return the losses of a network that has one term and no teacher; nodes without variance are degenerate."""
     output = output.detach()
-    return Losses({name: loss}, output, None, pearson.degenerate(pearson.nodes(output.embedding)).sum(), {})
+    degenerate = pearson.degenerate(pearson.nodes(output.embedding)).sum()
+    return Losses({name: loss}, output, None, degenerate * processes.count, {})
 
 
 class Distiller(Objective):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
@@ -19,11 +20,12 @@ from relgraph.methods import Views
 from relgraph.methods.sskd import views_to_images
 from relgraph.names import build_backbone, student
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.batch_norm import synchronised, without_statistics
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output, StepInputs
-from relgraph.processes import ProcessGroup
-from relgraph.training.building import load_data, on_device, open_fabric, open_teacher
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.building import check_parts, load_data, on_device, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.compiling import with_compiler
 from relgraph.training.diagnostics import Diagnostics
@@ -35,13 +37,15 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, reso
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
+from relgraph.training.spread import gathered
 from relgraph.training.tasks import Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
 
-# The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:
-# with the same groups as the query, its statistics would reveal the pairs (He et al., 2019, section 3.3).
-SHUFFLED_GROUPS = 4
+# The key encoder's batch norm reads the images of a step in shuffled groups: with those of the query, its statistics
+# would reveal the pairs (He et al., 2019, section 3.3). The authors' groups are the 32 images of a batch of 256 that
+# each of their 8 devices has. Here they are of that size, and at least four, on any number of devices.
+GROUP, LEAST_GROUPS = 32, 4
 
 
 class SimCLR(Objective):
@@ -54,21 +58,26 @@ class SimCLR(Objective):
         dim: Width of the vectors that are contrasted.
         hidden: Width of the projection head's middle; the backbone's if not given.
         temperature: > 0.
+        processes: Those that hold a batch, whose loss spans all of it.
     """
 
-    def __init__(self, backbone: Backbone, dim: int, hidden: int | None, temperature: float) -> None:
+    def __init__(
+        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = backbone
         self.projector = Projector(backbone.width, dim, hidden, norm=True)
-        self.temperature = temperature
+        self.temperature, self.processes = temperature, processes
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of two views `(N, C, H, W)` of the same images, the inputs' own and the extra one."""
         first, second = inputs.images, inputs.extra
         assert second is not None
         both = self.projector(self.backbone(torch.cat([first, second])))
-        loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
-        return losses_of("nt_xent", loss, Output(both))
+        one, other = (self.processes.gather(view) for view in both.chunk(2))
+        loss = view_contrast(one, other, self.temperature)
+        return losses_of("nt_xent", loss, Output(both), self.processes)
 
 
 class MoCo(Objective):
@@ -76,8 +85,10 @@ class MoCo(Objective):
 
     MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
     that is updated before it computes the keys, a head of two layers. The authors shuffle a batch over several devices,
-    so that batch norm does not reveal pairs; here the key encoder reads it in shuffled groups, which is equivalent on
-    one device.
+    whose batch norms each see the images of one, so that they do not reveal pairs. Here the key encoder reads the batch
+    in shuffled groups, which several processes share out: each of them is given the second views of all images, as in
+    the authors' code, and the groups, and so the keys, do not depend on their number. The running statistics of the key
+    encoder, which nothing reads, stay as they begin.
 
     Args:
         backbone: The network to train.
@@ -86,34 +97,42 @@ class MoCo(Objective):
         temperature: > 0.
         queue: Number of keys.
         momentum: Share in [0, 1) of its weights that the key encoder keeps in each step.
+        processes: Those that hold a batch; the queue of each holds the keys of all.
     """
 
     def __init__(
-        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float, queue: int, momentum: float
-    ) -> None:
+        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float, queue: int, momentum: float,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = backbone
         self.projector = Projector(backbone.width, dim, hidden)
-        self.keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
+        keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
+        self.keys = without_statistics(keys)
         self.queue = Queue(queue, dim)
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum, self.processes = temperature, momentum, processes
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of two views `(N, C, H, W)` of the same images; the extra one becomes the keys."""
         first, second = inputs.images, inputs.extra
         assert second is not None
         query, keys = self.projector(self.backbone(first)), self._key(second)
-        loss = queue_contrast(query, keys, self.queue.keys, self.temperature)
-        return losses_of("info_nce", loss, Output(query))._replace(teacher=Output(keys))
+        loss = queue_contrast(query, keys.to(query), self.queue.keys, self.temperature)
+        return losses_of("info_nce", loss, Output(query), self.processes)._replace(teacher=Output(keys))
 
     @torch.no_grad()
     def _key(self, images: Tensor) -> Tensor:
         self._follow()
+        images = self.processes.gather(images)
         # On the CPU, so that every device shuffles in the same way.
         order = torch.randperm(len(images)).to(images.device, non_blocking=True)
-        groups = min(SHUFFLED_GROUPS, max(1, len(images) // 2))  # batch norm needs two images
-        shuffled = torch.cat([self.keys(part) for part in images[order].tensor_split(groups)])
-        return shuffled.new_empty(shuffled.shape).index_copy_(0, order, shuffled)
+        groups = min(max(LEAST_GROUPS, len(images) // GROUP), max(1, len(images) // 2))  # batch norm needs two images
+        own = order.tensor_split(groups)[self.processes.share(groups)]
+        # Where there are more processes than groups, one has no key of its own to give.
+        keys = torch.cat([images.new_empty(0, self.queue.keys.shape[1]), *(self.keys(images[part]) for part in own)])
+        shuffled = self.processes.collect(keys)
+        every = shuffled.new_empty(shuffled.shape).index_copy_(0, order, shuffled)
+        return every[self.processes.rows(len(every))]
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -125,7 +144,7 @@ class MoCo(Objective):
     def remember(self, losses: Losses, batch: Batch) -> None:
         """Put the keys of the batch into the queue."""
         if losses.teacher is not None:
-            self.queue.remember(cosine.nodes(losses.teacher.embedding))
+            self.queue.remember(self.processes.gather(cosine.nodes(losses.teacher.embedding)))
 
 
 class SelfSupervisionHead(Objective):
@@ -137,18 +156,22 @@ class SelfSupervisionHead(Objective):
     Args:
         width: Width of the teacher's feature, and of the head's output.
         temperature: > 0.
+        processes: Those that hold a batch, whose loss spans all of it.
     """
 
-    def __init__(self, width: int, temperature: float) -> None:
+    def __init__(self, width: int, temperature: float, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         super().__init__()
         self.projector = Projector(width, width)
-        self.temperature = temperature
+        self.temperature, self.processes = temperature, processes
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of the teacher's features of N images and their extra views, `(N, width)`, `(V N, width)`."""
         assert inputs.teacher is not None and inputs.teacher.extra is not None
         images, views = (self.projector(output.embedding) for output in (inputs.teacher, inputs.teacher.extra))
-        return losses_of("views_to_images", views_to_images(views, images, self.temperature), Output(images))
+        every = gathered(Output(images, extra=Output(views)), ("embedding",), self.processes)
+        assert every.extra is not None
+        loss = views_to_images(every.extra.embedding, every.embedding, self.temperature)
+        return losses_of("views_to_images", loss, Output(images), self.processes)
 
 
 @dataclass(eq=False)
@@ -251,13 +274,10 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
-    count = ProcessGroup.launched().count
-    if count > 1:
-        raise RelgraphError(f"pretrain runs in one process, got {count}: train alone takes several")
     fabric = open_fabric(recipe)
-    data = on_device(open_images(recipe), fabric.device)
+    data, processes = on_device(open_images(recipe), fabric.device), ProcessGroup.current()
     task = (Retrieval if data.unseen else Neighbours)(
-        data, Normalise(data.mean, data.std), fabric.device, recipe.processes
+        data, Normalise(data.mean, data.std), fabric.device, recipe.processes, processes
     )
     seen = augmentation(recipe, data.train.images.shape[-1])
     note = f"{len(data.train)} images without their labels, views: {seen}"
@@ -265,12 +285,19 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
         note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
     kind, objective, feed = _parts(recipe, fabric, task, seen)
     assert recipe.batch_size is not None and recipe.epochs is not None
-    trial = partial(trial_step, fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
-                    recipe.batch_size)  # fmt: skip
+
+    def squares(network: nn.Module, inputs: StepInputs) -> Tensor:  # needs no other process
+        loss: Tensor = network(inputs.images if inputs.teacher is None else inputs.teacher.embedding).square().mean()
+        return loss
+
+    network = objective.backbone if isinstance(objective, SimCLR | MoCo) else objective.projector
+    trial = partial(trial_step, fabric, network, squares, feed, data.train, recipe.batch_size // processes.count)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
-    recipe, line = with_threads(recipe, trial())
-    recipe, told = with_compiler(recipe, trial, partial(trial, "backbone"), steps)
+    recipe, line = with_threads(recipe, trial(), processes)
+    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, processes)
     line += told
+    if recipe.batch_norm == "sync" and isinstance(objective, SimCLR | MoCo):
+        synchronised(nn.ModuleList([objective.backbone, objective.projector]), processes)  # not MoCo's keys
     assert recipe.lr is not None
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimisers = {"optimiser": new_optimiser(recipe, objective, trained, recipe.lr)}
@@ -282,33 +309,40 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     return job
 
 
-def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[type[Pretraining], Objective, Feed]:
+def _parts(
+    recipe: PretrainRecipe, fabric: Any, task: Task, seen: str
+) -> tuple[type[Pretraining], SimCLR | MoCo | SelfSupervisionHead, Feed]:
     """Return the kind of job, what it trains and where its inputs come from: a network, or a head on a teacher."""
-    data, student_input = task.data, task.student_input
+    data, student_input, processes = task.data, task.student_input, task.processes
     if recipe.teacher is None:
-        return NetworkPretraining, new_network(recipe, data), TwoViews(make_plan(seen, data, None), student_input)
+        feed = TwoViews(make_plan(seen, data, None, processes), student_input)
+        return NetworkPretraining, new_network(recipe, data, processes), feed
     teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
     torch.manual_seed(recipe.seed)
     assert recipe.temperature is not None
-    head = SelfSupervisionHead(teacher.width, recipe.temperature)
+    head = SelfSupervisionHead(teacher.width, recipe.temperature, processes)
     views = Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
-    return HeadPretraining, head, Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher))
+    plan = make_plan(seen, data, views, processes)
+    return HeadPretraining, head, Online(plan, student_input, teacher, input_of(teacher))
 
 
 def open_images(recipe: PretrainRecipe) -> DataSet:
     """Return the recipe's data set, with the true labels by which features are evaluated.
 
     Raises:
-        RelgraphError: if it cannot be read, or holds fewer than two training images.
+        RelgraphError: if it cannot be read, holds fewer than two training images, or its batches cannot be split.
     """
     data = load_data(recipe)
     count = len(data.train)
     if count < 2:
         raise RelgraphError(f"a contrast needs two images: the training set must hold at least 2, got {count}")
+    assert recipe.batch_size is not None
+    check_parts(epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=1.0, seed=recipe.seed,
+                              epoch=0, by_label=False, drop_last=recipe.drop_last).sizes)  # fmt: skip
     return data
 
 
-def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
+def new_network(recipe: PretrainRecipe, data: DataSet, processes: ProcessGroup = SINGLE_PROCESS) -> SimCLR | MoCo:
     """Return the recipe's network in its objective, with weights that are drawn from its seed."""
     torch.manual_seed(recipe.seed)
     assert recipe.temperature is not None
@@ -317,5 +351,6 @@ def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
         raise RelgraphError(f"pretrain begins with random weights: expected a name without them, got {recipe.network}")
     backbone = build_backbone(recipe.network, channels, image_size=side).to(memory_format=torch.channels_last)
     if recipe.objective == "moco":
-        return MoCo(backbone, recipe.dim, recipe.hidden, recipe.temperature, recipe.queue, recipe.key_momentum)
-    return SimCLR(backbone, recipe.dim, recipe.hidden, recipe.temperature)
+        return MoCo(backbone, recipe.dim, recipe.hidden, recipe.temperature, recipe.queue, recipe.key_momentum,
+                    processes)  # fmt: skip
+    return SimCLR(backbone, recipe.dim, recipe.hidden, recipe.temperature, processes)

@@ -73,6 +73,7 @@ class BaseRecipe:
         clip_norm: Largest norm of the gradient of all that is trained but the teacher's side; a longer gradient is
             scaled to it. Without a limit if not given.
         min_lr: Rate at the end of the cosine.
+        batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
         drop_last: Leave out the images of an epoch that fill no batch, or train on them as a smaller batch, if there
             are two or more.
         select: Split on which the best epoch is chosen, as EGA's official code does on the test split; last: none is
@@ -113,6 +114,7 @@ class BaseRecipe:
     decay_norm_and_bias: bool = option(default=True)
     clip_norm: float | None = option(default=None, above=0)
     min_lr: float = option(default=0.0, least=0)
+    batch_norm: Literal["local", "sync"] = option(default="local")
     drop_last: bool = option(default=True)
     select: Literal["val", "test", "last"] = option(default="val")
     seed: int = option(default=0, least=0, most=2**31 - 1)
@@ -272,7 +274,6 @@ class Recipe(BaseRecipe):
         batch_size: Images in a batch, which are the nodes of its graph, at least two; of all devices together.
         accumulate: Parts in which a batch goes through the student, for a large graph on a small device; the graph
             stays that of the batch, and the student runs twice.
-        batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
         lr: Learning rate of the student; with adamw 0.001 if not given.
         weight_decay: Weight decay of both optimisers.
         schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, or constant.
@@ -338,7 +339,6 @@ class Recipe(BaseRecipe):
     epochs: int = option(default=240, least=1)
     batch_size: int = option(default=64, least=2)
     accumulate: int = option(default=1, least=1)
-    batch_norm: Literal["local", "sync"] = option(default="local")
     lr: float = option(default=0.05, least=0)
     weight_decay: float = option(default=5e-4, least=0)
     schedule: Literal["step", "cosine", "constant"] = option(default="step")

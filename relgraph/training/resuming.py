@@ -18,12 +18,13 @@ SPLITS = ("train", "val", "test")
 
 
 def inputs_of(job: Job) -> dict[str, Any]:
-    """Return the fingerprints of what a job is made of: its splits, and its teacher if it has one.
+    """Return the fingerprints of what a job is made of: its splits, which the first process has, and its teacher.
 
     Image files that were skipped are in it with the reason.
     """
     skipped = {"skipped": job.data.left_out.skipped} if job.data.left_out.skipped else {}
-    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **skipped, **job.frozen,
+    data = {split: fingerprint(getattr(job.data, split), job.processes) for split in SPLITS}
+    return {"data": data, **skipped, **job.frozen,
             **({"held_out": job.data.held_out} if job.data.unseen else {}),
             **({"code": code} if (code := origins(job.recipe)) else {})}  # fmt: skip
 
@@ -48,8 +49,7 @@ def resumed(job: Job, run: RunDirectory) -> Progress:
         RelgraphError: if the data or the teacher are others now, the last checkpoint is gone or damaged, or the weights
             of the best epoch are in no file.
     """
-    if job.processes.first:
-        check_inputs(job, run)
+    check_inputs(job, run)
     progress = restore(job, run)
     if job.processes.first and progress.best_epoch > 0:
         _check_kept(job, run, progress)
@@ -60,11 +60,13 @@ def check_inputs(job: Job, run: RunDirectory) -> None:
     """Raise RelgraphError if a run's data or teacher are others now."""
     known = run.inputs()
     for split in SPLITS:
-        told = check_unchanged(getattr(job.data, split), known.get("data", {}).get(split, {}), str(run.path))
+        of_split = known.get("data", {}).get(split, {})
+        told = check_unchanged(getattr(job.data, split), of_split, str(run.path), job.processes)
         if told is not None:
             tell(told)
     check_frozen(known, job.frozen, str(run.path))
-    tell(*changed_code(known, job.recipe, str(run.path)))
+    if job.processes.first:
+        tell(*changed_code(known, job.recipe, str(run.path)))
 
 
 def changed_code(known: Mapping[str, Any], recipe: AnyRecipe, owner: str) -> list[str]:

@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,8 @@ from relgraph.files import digest, locked, writing
 from relgraph.names import dataset, index_transform
 from relgraph.networks.teachers import Teacher
 from relgraph.printing import no_bar, tell
-from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.building import load_data, open_fabric, open_teacher, precision_of
 from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
@@ -65,12 +66,13 @@ def facts(recipe: Recipe, data: DataSet, teacher: Teacher) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A run that needs its teacher's embeddings."""
+    """A run that needs its teacher's embeddings, and the processes that all ask for them."""
 
     recipe: Recipe
     data: DataSet
     teacher: Teacher
     device: torch.device
+    processes: ProcessGroup = SINGLE_PROCESS
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -110,10 +112,14 @@ def fitting_store(wanted: Wanted, path: Path, contents: Contents) -> EmbeddingSt
     # The cheap comparisons come first, the teacher runs last.
     check_complete(path, contents)
     _check_contents(wanted, path, contents)
-    store = EmbeddingStore(path, wanted.device)
-    _check_images(wanted, store)
-    _check_values(wanted, store)
-    return store
+
+    def checked() -> EmbeddingStore:
+        store = EmbeddingStore(path, wanted.device)
+        _check_images(wanted, store)
+        _check_values(wanted, store)
+        return store
+
+    return wanted.processes.all_or_none(checked)
 
 
 def _is_store(path: Path) -> bool:
@@ -142,7 +148,7 @@ def _short(value: Any) -> str:
 
 def _check_images(wanted: Wanted, store: EmbeddingStore) -> None:
     train = wanted.data.train
-    changed = store.record.first_changed(train)
+    changed = store.first_changed(train, wanted.processes)
     if changed is not None:
         files = train.images
         where = f" ({os.fsdecode(files.names[changed])})" if isinstance(files, ImageFiles) else ""
@@ -210,7 +216,8 @@ def store_embeddings(
     All images are embedded, those that a run would hold out as well, so that every seed, `val_fraction`, choice of
     labels and of held-out classes can use the store. Of a data set without a test split that is all but the test images
     that are drawn, and with `holdout_classes`, for which none are drawn, all. An interrupt loses the shard that is
-    being computed.
+    being computed. Of several processes each writes its share of the shards, and what they hold does not depend on
+    their number; the first one begins the store, and ends it.
 
     Args:
         recipe: Of which the options of `relgraph embed` count.
@@ -233,33 +240,42 @@ def store_embeddings(
     if index is not None:
         index_transform(index)  # before hours are spent
     check_place(path)
-    fabric, data = open_fabric(recipe), open_data(whole_splits(recipe))
+    fabric, data = open_fabric(recipe), load_data(whole_splits(recipe))
+    processes = ProcessGroup.current()
     data = replace(data, train=joined(data)) if data.unseen else data
     precision = str(fabric.strategy.precision.precision)
     teacher = open_teacher(recipe).to(fabric.device).hold(precision)
+    with ExitStack() as held:
+        processes.all_or_none(lambda: _hold(path, held) if processes.first else None)
+        record = ImageRecord.of(data.train, processes)
+        known = processes.agreed(record.sha256)
+        contents = _contents(recipe, data, teacher, known, dtype=dtype, precision=precision, views=views, seed=seed)
+        writer, embed = StoreWriter(path, contents, record, processes), _embedder(contents, teacher, fabric)
+        if writer.missing and fabric.device.type == "cpu":
+            try_threads(recipe, data.train, embed, batch_size, processes)
+        start = time.perf_counter()
+        processes.all_or_none(lambda: _write(writer, data.train, embed, batch_size, recipe.processes))
+        seconds = time.perf_counter() - start
+        found = processes.all_or_none(lambda: fit_index(path, index) if processes.first else "")
+        return Embedded(contents, writer.images, seconds, processes.agreed(found))
+
+
+def _hold(path: Path, held: ExitStack) -> None:
+    """Make the directory of a store, and keep other programs from writing to it."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        record = ImageRecord.of(data.train)
-        contents = _contents(recipe, data, teacher, record, dtype=dtype, precision=precision, views=views, seed=seed)
-        writer, embed = StoreWriter(path, contents, record), _embedder(contents, teacher, fabric)
-        if writer.missing and fabric.device.type == "cpu":
-            try_threads(recipe, data.train, embed, batch_size)
-        start = time.perf_counter()
-        images = _write(writer, data.train, embed, batch_size, recipe.processes)
-        seconds = time.perf_counter() - start
-        return Embedded(contents, images, seconds, fit_index(path, index))
+    held.enter_context(locked(path))
 
 
 def _contents(
-    recipe: Recipe, data: DataSet, teacher: Teacher, record: ImageRecord, *, dtype: str, precision: str, views: int,
+    recipe: Recipe, data: DataSet, teacher: Teacher, checksums: str, *, dtype: str, precision: str, views: int,
     seed: int,
 ) -> Contents:  # fmt: skip
     count = len(data.train)
     return Contents(
         dataset=str(recipe.dataset),
         images=count,
-        checksums=record.sha256,
+        checksums=checksums,
         teacher=str(recipe.teacher),
         dtype=dtype,
         precision=precision,
@@ -270,12 +286,14 @@ def _contents(
     )
 
 
-def try_threads(recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int) -> None:
+def try_threads(
+    recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int, processes: ProcessGroup = SINGLE_PROCESS
+) -> None:
     """Set the recipe's number of threads, by a trial if it asks for one, and tell what there is to say of it."""
     few = torch.arange(min(TRIED, batch_size, len(images)))
     pixels = images.select(few).sample(len(few))
-    _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
-    if line is not None:
+    _, line = choose_threads(recipe.threads, lambda: embed(pixels, few), processes)
+    if line is not None and processes.first:
         tell(line)
 
 
@@ -319,25 +337,25 @@ def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
     return embed
 
 
-def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int, workers: int) -> int:
-    """Write the missing shards and return the number of their images.
+def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int, workers: int) -> None:
+    """Write the missing shards of this process; the first one shows how far all of them should be.
 
-    No batch reaches across a shard's border: what is in a shard does not depend on where an earlier run was stopped.
+    No batch reaches across a shard's border: what is in a shard does not depend on where an earlier run was stopped,
+    nor on the number of processes.
     """
-    contents = writer.contents
-    parts = [(shard, part) for shard in writer.missing for part in torch.split(contents.positions(shard), batch_size)]
-    total = sum(len(part) for _, part in parts)
-    rows = torch.empty(0)
+    contents, processes, done = writer.contents, writer.processes, writer.contents.images - writer.images
+    parts = [(shard, part) for shard in writer.own for part in torch.split(contents.positions(shard), batch_size)]
+    hidden, rows = no_bar(shown=processes.first), torch.empty(0)
     with (
         closing(images.batches([part for _, part in parts], workers)) as batches,
-        tqdm(desc="embed", initial=contents.images - total, total=contents.images, unit="img", disable=no_bar()) as bar,
+        tqdm(desc="embed", initial=done, total=contents.images, unit="img", disable=hidden) as bar,
     ):
         for (shard, part), pixels in zip(parts, batches, strict=True):
             positions = contents.positions(shard)
             if part[0] == positions[0]:
                 rows = torch.empty(len(positions), contents.views, contents.width)
             rows[part - positions[0]] = embed(pixels, part)
-            bar.update(len(part))
+            done = min(contents.images, done + processes.count * len(part))
+            bar.update(done - bar.n)
             if part[-1] == positions[-1]:
                 writer.write(shard, rows)
-    return total

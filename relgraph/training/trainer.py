@@ -71,6 +71,7 @@ def run_job(
 def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> RunDirectory:
     """Return the run's directory, which the first process makes and names, and keeps from others."""
     path = Path(job.processes.agreed(str(path)))
+    inputs = {} if resume else inputs_of(job)
     if job.processes.first:
         tell(*job.note.split("\n"))
         if not resume:
@@ -79,7 +80,7 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> RunDire
             with writing(path):
                 path.mkdir(parents=True, exist_ok=True)
             held.enter_context(RunDirectory(path).locked())
-            RunDirectory.create(path, job.recipe, inputs_of(job))
+            RunDirectory.create(path, job.recipe, inputs)
     job.processes.wait()
     return RunDirectory.open(path)
 

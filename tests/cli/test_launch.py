@@ -156,6 +156,12 @@ def test_ctrl_c_keeps_the_finished_epochs(tmp_path: Path) -> None:
 def test_what_does_not_fit_the_launcher(failure: Failing, misuse: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("pretrain", "embed", "export"):
-        assert failure(name) == f"relgraph {name} runs in one process, got 2: train alone takes several"
-    assert misuse("train", "--devices", 3) == "--devices 3 does not fit the 2 processes that were launched"
+    told = "relgraph export runs in one process, got 2: train, pretrain and embed take several"
+    assert failure("export") == told
+    for name in ("train", "pretrain", "embed"):
+        assert misuse(name, "--devices", 3) == "--devices 3 does not fit the 2 processes that were launched"
+    told = "--devices is for stores: a table, v.npy, is written by one process"
+    assert misuse("embed", "--devices", 2, "-o", "v.npy") == told
+    assert (
+        failure("embed", "-o", "v.npy") == "a table of vectors is written by one process, got 2: a store takes several"
+    )

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from relgraph.data import embeddings
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, shard_file
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, read_record, shard_file
 from relgraph.data.fingerprint import ImageRecord
+from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents, images_per_shard
 from relgraph.data.views import FixedViews
 from relgraph.graph import search
@@ -30,6 +31,7 @@ from tests.limits import run
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
 RECORD = ImageRecord(*(torch.arange(IMAGES) * 7 + part for part in range(3)))
+PIXELS = torch.zeros(IMAGES, 1, 1, 1, dtype=torch.uint8)
 VALUES = torch.randn(IMAGES, VIEWS, WIDTH, generator=torch.Generator().manual_seed(0))
 CONTENTS = Contents(
     dataset="folder:birds", images=IMAGES, image_shape=(3, 8, 8), streamed=False, checksums=RECORD.sha256,
@@ -63,7 +65,9 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
         expected = VALUES.to(getattr(torch, dtype)).float()
-        assert store.resident == (limit > 0) and torch.equal(store.record.content, RECORD.content)
+        assert store.resident == (limit > 0) and torch.equal(
+            read_record(store.path, store.contents).content, RECORD.content
+        )
         order = torch.randperm(IMAGES * VIEWS)
         found = store.rows(order % VIEWS, order // VIEWS)
         assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
@@ -201,7 +205,13 @@ def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
         assert files(store) == before
     for damage, _ in damages:
         damage(store / "images.npy")
-        assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
+        assert_refused_like((lambda: read_record(store, CONTENTS), r"images\.npy (is damaged|cannot be read)"))
+        if damage is turn:  # a store opens, and its rows are read, without it
+            opened, images = EmbeddingStore(store), ImageSet(PIXELS, everything[:10], ("a",), "train", everything[:10])
+            assert torch.equal(opened.view()[:], VALUES[:, 0])
+            told = r"images\.npy is damaged: the CRC-32 of its row 9 is another one than was written: the same"
+            assert_refused_like((lambda: opened.first_changed(images), told))  # noqa: B023 (called at once)
+            assert opened.first_changed(images.select(everything[:9])) == 0, "these are others"
         assert StoreWriter(store, CONTENTS, RECORD).missing == []
         assert files(store) == before
 

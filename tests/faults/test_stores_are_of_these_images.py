@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from relgraph.data import fingerprint
-from relgraph.data.embeddings import EmbeddingStore
+from relgraph.data.embeddings import EmbeddingStore, read_record
 from relgraph.errors import RelgraphError
 from relgraph.files import locked
 from relgraph.training import stores
@@ -96,7 +96,7 @@ def test_one_flipped_bit_is_noticed_wherever_it_is(made: Path, store: Path) -> N
     def read(limit: int) -> list[torch.Tensor]:
         opened = EmbeddingStore(store, limit=limit)
         every = torch.arange(27 * 2)
-        record = opened.record
+        record = read_record(store, opened.contents)
         return [opened.rows(every % 2, every // 2), record.checksums, record.modified, record.content]
 
     right = read(0)

@@ -50,7 +50,7 @@ def test_the_store_says_what_is_in_it(make: RecipeMaker, tmp_path: Path) -> None
     assert (contents.input_size, contents.mean, contents.std) == (teacher.input_size, teacher.mean, teacher.std)
     assert (contents.width, contents.dtype, contents.precision) == (teacher.width, "float16", "32-true")
     assert (contents.views, contents.crop_padding, contents.flip, contents.view_seed) == (1, 1, True, 0)
-    assert torch.equal(EmbeddingStore(tmp_path / "store").record.checksums, whole(recipe).train.checksums())
+    assert torch.equal(read_record(tmp_path / "store", contents).checksums, whole(recipe).train.checksums())
 
 
 def whole(recipe: Recipe) -> DataSet:
