@@ -60,14 +60,24 @@ def flip(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
 
 
+def damaged(data: bytes) -> dict[str, bytes | None]:
+    return {
+        "empty": b"",
+        "half": data[: len(data) // 2],
+        "one bit": flip(data, len(data) * 2 // 3),
+        "garbage": random.Random(0).randbytes(len(data)),
+        "missing": None,
+    }
+
+
 def test_damage_is_noticed_wherever_it_is(finished: Path, tmp_path: Path) -> None:
     for name, read in READERS.items():
         data, file = (finished / name).read_bytes(), tmp_path / name
         intact = read(finished / name)
         flipped = {place: flip(data, place) for place in random.Random(name).sample(range(len(data)), 25)}
-        rest = {"empty": b"", "half": data[: len(data) // 2], "garbage": random.Random(0).randbytes(len(data))}
+        rest = {fault: damaged(data)[fault] for fault in ("empty", "half", "garbage")}
         for fault, content in {**flipped, **rest}.items():
-            file.write_bytes(content)
+            file.write_bytes(content or b"")
             with case(name, fault):
                 try:
                     found = read(file)
@@ -103,7 +113,8 @@ def check_file(name: str, fault: str, content: bytes | None, run: Path, right: d
 def test_each_command_without_each_file(name: str, finished: Path, tmp_path: Path, right: dict[str, Any]) -> None:
     """Damaged, which the readers above notice, and missing."""
     data = (finished / name).read_bytes()
-    for fault, content in (("one bit", flip(data, len(data) * 2 // 3)), ("missing", None)):
+    for fault in ("one bit", "missing"):
+        content = damaged(data)[fault]
         for command in COMMANDS:
             path = shutil.copytree(finished, tmp_path / f"{fault} {command}" / "run")
             with case(name, fault, command):
