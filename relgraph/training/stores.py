@@ -254,7 +254,8 @@ def store_embeddings(
         if writer.missing and fabric.device.type == "cpu":
             try_threads(recipe, data.train, embed, batch_size, processes)
         start = time.perf_counter()
-        processes.all_or_none(lambda: _write(writer, data.train, embed, batch_size, recipe.processes))
+        _write(writer, data.train, embed, batch_size, recipe.processes)
+        processes.wait()  # not before an error is told: the others may have hours of work left
         seconds = time.perf_counter() - start
         found = processes.all_or_none(lambda: fit_index(path, index) if processes.first else "")
         return Embedded(contents, writer.images, seconds, processes.agreed(found))

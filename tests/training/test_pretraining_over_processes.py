@@ -112,7 +112,8 @@ def test_runs_of_two_processes_have_the_figures_of_one(images: Path, tmp_path: P
         plain = {"device": "cpu", "precision": "32-true", "threads": 1, **options}
         return resolve_pretraining({"objective": objective, **quick, **own, **plain})
 
-    recipes = {"simclr": recipe("simclr"), "moco": recipe("moco", queue=20), "sskd-head": recipe("sskd-head")}
+    streamed = recipe("simclr", images="stream", workers=0)
+    recipes = {"simclr": streamed, "moco": recipe("moco", queue=20), "sskd-head": recipe("sskd-head")}
     told = run_on(2, work, tmp_path, recipes, recipe("simclr", batch_size=7), tmp_path, seconds=240)
     assert set(told) == {
         "every batch is split evenly over 2 processes: choose another batch_size or number of processes, got 7 images"
@@ -122,7 +123,7 @@ def test_runs_of_two_processes_have_the_figures_of_one(images: Path, tmp_path: P
         run, alone = RunDirectory.open(tmp_path / name / "0"), RunDirectory.open(tmp_path / name / "alone")
         assert not (tmp_path / name / "1").exists() and run.result()["processes"] == 2
         assert {file.name for file in run.path.iterdir()} == {file.name for file in alone.path.iterdir()}
-        assert run.result().keys() == expected.keys()
+        assert run.result().keys() == expected.keys() and run.inputs() == alone.inputs()
         for row, other in zip(run.read_metrics(), alone.read_metrics(), strict=True):
             assert row.keys() == other.keys() and row["degenerate"] == other["degenerate"]
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-3), name
