@@ -32,8 +32,7 @@ test: $(STAMP)  ## the tests and every documented example
 	$(PYTEST)
 
 test-slow: $(STAMP)  ## the rest: figures, browser, launchers, whole processes, benchmark
-	$(PYTEST) -m slow tests
-	$(PYTEST) experiments/benchmark
+	$(PYTEST) -m slow tests experiments/benchmark
 
 faults: $(STAMP)  ## damaged files, failing writes, sixty killed runs (20 minutes)
 	RELGRAPH_KILLS=60 RELGRAPH_FUZZ=40 $(PYTEST) -m 'slow or not slow' tests/faults

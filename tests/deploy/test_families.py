@@ -19,9 +19,9 @@ from tests.checks import case
 from tests.deploy.students import images_of, student_of
 
 # One of each family in CI, where minutes count; RELGRAPH_STUDENTS=all tries every one.
-FAMILIES = ("resnet20", "resnet50", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2")
+FAMILIES = ("resnet8", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2")
 NAMES = tuple(STUDENTS) if os.environ.get("RELGRAPH_STUDENTS") == "all" else FAMILIES
-LIBRARIES = ("timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:mobilenet_v3_small", "torchvision:resnet18")
+LIBRARIES = ("timm:test_resnet", "timm:test_vit", "torchvision:mobilenet_v3_small", "torchvision:resnet18")
 OWN = """
 from torch import nn
 

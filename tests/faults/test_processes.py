@@ -1,13 +1,7 @@
 """What must be alike on all processes: one sentence on each of them, in place of a call that aborts."""
 
-import os
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import torch
 
 from relgraph import spread_over
@@ -47,42 +41,3 @@ def test_what_differs_is_told_on_all_processes(tmp_path: Path) -> None:
     assert one["method"] == one["option"] == "all processes must have the same method, got others"
     assert one["labels"] == "all processes must have the same images and labels, got others"
     assert one["alike"] == "no error"
-
-
-def listening(pids: set[int]) -> set[str]:
-    """Return the addresses, as the kernel writes them, at which some processes listen."""
-    sockets = set()
-    for pid in pids:
-        for file in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                sockets.add(os.readlink(file))
-            except OSError:
-                continue
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = line.split()[:10]
-            if state == "0A" and f"socket:[{inode}]" in sockets:
-                found.add(local.split(":")[0])
-    return found
-
-
-def children(pid: int) -> set[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    own = {int(child) for file in tasks for child in file.read_text().split()}
-    return own.union(*map(children, own)) if own else own
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
-def test_processes_of_one_machine_listen_to_nobody_outside(tmp_path: Path) -> None:
-    options = ["--devices", "2", "--labelled-share", "1", "--batch-size", "30", "--epochs", "2", "--out", "run"]
-    command = [sys.executable, "-m", "relgraph", "train", *options]
-    seen = set[str]()
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as program:
-        while program.poll() is None:
-            with suppress(OSError):  # of a process that has just ended
-                seen |= listening({program.pid, *children(program.pid)})
-            time.sleep(0.05)  # they need the cores
-    assert program.returncode == 0
-    assert seen == {"0100007F"}, "127.0.0.1 alone"
