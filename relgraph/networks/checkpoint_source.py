@@ -1,6 +1,6 @@
 """Teachers that relgraph trained: of a run, and those that come with the package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +30,10 @@ class Projected(Backbone):
         """Return the backbone's maps and the projection."""
         maps, feature = self.backbone.stages(images)
         return maps, self.projector(feature)
+
+    def logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return the backbone's class scores of positions, if it has some."""
+        return self.backbone.logits(maps)
 
 
 def embedding_network(student: PlainStudent) -> Projected:
