@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from relgraph.data.downloads import Archive
 from relgraph.data.folders import POOL, Listings, check_memory, list_pool, read_listings, read_pool
 from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.label_maps import LabelMaps
 from relgraph.data.listing import LeftOut
 from relgraph.data.tiny_imagenet import list_tiny_imagenet
 from relgraph.errors import RelgraphError
 
+ASSETS = Path(__file__).parents[1] / "assets"
 UNLABELLED = "unlabeled_X.bin"  # of STL-10, as it was published
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -56,6 +59,14 @@ class Source(ABC):
     def short_name(self) -> str:
         """Its name in those of files: of a folder or a file the last part of its path."""
         return Path(self.name.partition(":")[2] or self.name).name
+
+    def ignoring(self, numbers: tuple[int, ...]) -> "Source":
+        """Return the data set with these numbers in its labels of pixels read as 255, a pixel without a class.
+
+        Raises:
+            RelgraphError: if it reads no such labels from files.
+        """
+        raise RelgraphError(f"{self.name} has no files with labels of pixels: expected no numbers to ignore in them")
 
     @abstractmethod
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
@@ -152,6 +163,40 @@ class Digits(Source):
         train, held = (original_split(images[part], labels[part], classes, split)
                        for part, split in ((~test, "train"), (test, "test")))  # fmt: skip
         return _resize(OriginalSplits(train, held, crop_padding=1, flip=False), image_size)
+
+
+class Nuclei(Source):
+    """525 grey images of cells, 64 x 64 pixels, whose pixels are background, nucleus or the rim of one.
+
+    400 are training and 125 test images, of which many show parts of one micrograph. They are of the Data Science Bowl
+    2018 (Caicedo et al., Nature Methods 16, 2019) and come with the package: see assets/README.md.
+    """
+
+    name = "nuclei"
+
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the splits, resized to `image_size` (bicubic, labels nearest); nothing is downloaded.
+
+        Raises:
+            RelgraphError: if the mode is stream.
+        """
+        _refuse_stream(self.name, mode)
+        train, test = (_read_nuclei(split) for split in ("train", "test"))
+        return _resize(OriginalSplits(train, test, crop_padding=8, flip=True), image_size)
+
+
+def _read_nuclei(split: str) -> ImageSet:
+    """Return a split of `Nuclei`: two pictures, of images and of labels, hold its tiles row by row."""
+    tiles = []
+    for name in (f"nuclei-{split}.webp", f"nuclei-{split}-labels.png"):
+        with Image.open(ASSETS / name) as opened:
+            whole = torch.from_numpy(np.array(opened.convert("L")))
+        rows, columns = (side // 64 for side in whole.shape)
+        tiles.append(whole.view(rows, 64, columns, 64).transpose(1, 2).reshape(-1, 64, 64))
+    images, maps = tiles
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    found = original_split(images[:, None], labels, ("background", "nucleus", "rim"), split)
+    return replace(found, maps=LabelMaps.of(maps))
 
 
 @dataclass(frozen=True)
@@ -319,7 +364,8 @@ def _resize(original: OriginalSplits, size: int | None) -> OriginalSplits:
     _, channels, side, _ = original.train.pixels.shape
     unlabelled = sum(map(len, original.unlabelled))
     check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
-    train, test = (replace(split, images=resized(split.pixels, size)) for split in (original.train, original.test))
+    train, test = (replace(split, images=resized(split.pixels, size), maps=split.maps and split.maps.resized(size))
+                   for split in (original.train, original.test))  # fmt: skip
     return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))
 
 
@@ -340,4 +386,4 @@ PUBLISHED: dict[str, Published] = {
     "stl10+unlabelled": Torchvision("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, 100_000), STL10_SIZE),
     "tiny-imagenet": TinyImageNet("tiny-imagenet", Facts(100_000, 10_000, 200, 64)),
 }
-SOURCES: dict[str, Source] = {"digits": Digits(), **PUBLISHED}
+SOURCES: dict[str, Source] = {"digits": Digits(), "nuclei": Nuclei(), **PUBLISHED}
