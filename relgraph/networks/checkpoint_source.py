@@ -94,7 +94,9 @@ class CheckpointSource(TeacherSource):
             student = read_plain(find_network(self.path), self.find, self.refine)
             backbone = embedding_network(student)
             refinement = student.refinement if student.refines_vectors else None
-        return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], refinement)
+        pixels = bool(info.get("pixels"))  # it reads images of any size, and its scores have their form
+        size, classes = None if pixels else info["image_size"], tuple(info["classes"]) if pixels else ()
+        return Pretrained(backbone, size, info["in_channels"], info["mean"], info["std"], refinement, classes)
 
 
 def embedded(name: str) -> Path:

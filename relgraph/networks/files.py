@@ -166,7 +166,7 @@ def built(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Back
     image = info["in_channels"], info["image_size"]
     backbone = find(info["backbone"]).build(*image)
     choose_stages(backbone, info.get("stages", ()), *image, info["backbone"])
-    return scored(backbone, len(info["classes"]), *image, info["backbone"]) if info.get("pixels") else backbone
+    return scored(backbone, len(info["classes"]), *image) if info.get("pixels") else backbone
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:

@@ -89,7 +89,7 @@ class Scored(Backbone):
         return scores
 
 
-def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int, name: object) -> Scored:
+def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int) -> Scored:
     """Return a backbone with a new head for the scores of some classes: that of its kind, else a light one.
 
     Raises:
@@ -98,7 +98,7 @@ def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int, 
     shapes = map_shapes(backbone, in_channels, image_size)
     if not shapes:
         told = "expected a convolutional network, or a module of your own that returns a map (N, C, H, W)"
-        raise RelgraphError(f"classes of pixels need stage maps, of which {name} gives none: {told}")
+        raise RelgraphError(f"classes of pixels need stage maps, of which this student gives none: {told}")
     scores = backbone.own_scores(classes)
     return Scored(backbone, LightHead.of(shapes, classes) if scores is None else scores)
 
