@@ -32,6 +32,7 @@ class Nuclei(Source):
     """
 
     name = "nuclei"
+    preset = "pixels"
 
     def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic, labels nearest); nothing is downloaded.
@@ -69,6 +70,8 @@ class PublishedPixels(Published):
     skip: bool = False
     pool: Path | None = None
     ignore: tuple[int, ...] = ()
+
+    preset = "pixels"
 
     def skipping(self) -> "PublishedPixels":
         """Return the data set without image files that cannot be read."""

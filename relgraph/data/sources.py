@@ -58,6 +58,11 @@ class Source(ABC):
         """Its name in those of files: of a folder or a file the last part of its path."""
         return Path(self.name.partition(":")[2] or self.name).name
 
+    @property
+    def preset(self) -> str:
+        """The preset of a training that names none."""
+        return "none"
+
     def ignoring(self, numbers: tuple[int, ...]) -> "Source":
         """Return the data set with these numbers in its labels of pixels read as 255, a pixel without a class.
 
@@ -142,6 +147,7 @@ class Digits(Source):
     """
 
     name = "digits"
+    preset = "digits"
 
     def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic); nothing is downloaded.
