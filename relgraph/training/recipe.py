@@ -505,9 +505,7 @@ class Recipe(BaseRecipe):
         if is_vectors(self.teacher) and self.uses_teacher:
             raise RelgraphError(f"labels of pixels need a teacher that sees each view, got {self.teacher}")
         if found := [item.name for item in self.methods if item.cls.views is not None]:
-            raise RelgraphError(
-                f"{found[0]} reads extra views of an image, which data with labels of pixels do not have"
-            )
+            raise RelgraphError(f"{found[0]} reads extra views of an image, which data with labels of pixels do not have")
 
     def _check_stages(self) -> None:
         """Refuse epochs in which nothing would teach the student."""
