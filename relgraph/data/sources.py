@@ -51,9 +51,11 @@ class Source(ABC):
     Attributes:
         name: Its name as it is written.
         short_name: Its name in those of files.
+        preset: The preset of a training that names none: "pixels" for labels of pixels.
     """
 
     name: str
+    preset: str = "none"
 
     @property
     def short_name(self) -> str:
@@ -143,6 +145,7 @@ class Digits(Source):
     """
 
     name = "digits"
+    preset = "digits"
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic); nothing is downloaded.
@@ -173,6 +176,7 @@ class Nuclei(Source):
     """
 
     name = "nuclei"
+    preset = "pixels"
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic, labels nearest); nothing is downloaded.

@@ -23,8 +23,8 @@ from relgraph.data.augment import (
     DigitsView,
 )
 from relgraph.data.augment import make_augmentation as make
-from relgraph.data.transforms import blur_taps
 from relgraph.data.pixel_views import PixelAugmentation
+from relgraph.data.transforms import blur_taps
 from relgraph.data.views import PadCropFlip
 from tests.checks import assert_refused_like
 from tests.data.shared import JITTER, random_images, seeded

@@ -49,7 +49,7 @@ def test_labels_are_those_of_the_nearest_pixels(crop: tuple[int, int] | None) ->
 @pytest.mark.parametrize("crop", CROPS)
 def test_an_image_that_is_linear_stays_linear_and_agrees_with_its_label(crop: tuple[int, int] | None) -> None:
     """The label of a pixel is its column, and its colour a linear function of it: both views tell one place."""
-    n, height, width = SHAPE
+    n, _, width = SHAPE
     column = torch.arange(width).expand(SHAPE)
     view = drawn(crop, seed=1)
     labels = view.apply_labels(column.to(torch.uint8))
