@@ -51,40 +51,42 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def read_image(file: Path, image_size: int | None) -> Image.Image:
+def read_image(file: Path, image_size: int | None, *, crop: bool = True) -> Image.Image:
     """Return the image in `file` as a person sees it, as RGB; of several the first.
 
     It is turned as its EXIF orientation says, and transparent pixels are composed on white. With an `image_size` its
-    shorter side is resized to it and its centre cropped.
+    shorter side is resized to it and, unless `crop` is false, its centre cropped.
 
     Raises:
-        RelgraphError: if the file is not a readable image of 8 bits per channel and at most `PIXEL_LIMIT` pixels.
+        RelgraphError: if the file is not a readable image of 8 bits per channel and at most `PIXEL_LIMIT` pixels, or
+            too long to be resized as a whole.
     """
     try:
         # PIL would wait for ever for what is written into a pipe.
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise BadImage(file, "expected a file, found a pipe, a device or a folder")
-        image = _decoded(file)
+        return _fitted(_decoded(file), image_size, crop)
     except BadImage:
         raise
+    except Unfit as error:
+        raise BadImage(file, str(error)) from error
     except MemoryError as error:  # the machine's fault, and not to be skipped
         raise RelgraphError(f"{file}: there is not enough memory to decode it") from error
     except Image.DecompressionBombError as error:
         raise BadImage(file, f"expected at most {PIXEL_LIMIT:,} pixels, found more than twice as many") from error
     except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
         raise BadImage(file, f"not a readable image ({' '.join(str(error).split())})") from error
-    return image if image_size is None else _centre(image, image_size)
 
 
-def as_seen(image: Image.Image, image_size: int | None) -> Image.Image:
+def as_seen(image: Image.Image, image_size: int | None, *, crop: bool = True) -> Image.Image:
     """Return an image that PIL opened as `read_image` does one in a file.
 
     Raises:
-        Unfit: if it has not 8 bits per channel, or more than `PIXEL_LIMIT` pixels.
+        Unfit: if it has not 8 bits per channel, more than `PIXEL_LIMIT` pixels, or is too long to be resized as a
+            whole.
         Exception: what PIL raises if it cannot decode the image.
     """
-    seen = _upright(image)
-    return seen if image_size is None else _centre(seen, image_size)
+    return _fitted(_upright(image), image_size, crop)
 
 
 @cache
@@ -96,10 +98,7 @@ def _formats() -> tuple[str, ...]:
 
 def _decoded(file: Path) -> Image.Image:
     with Image.open(file, formats=_formats()) as opened:
-        try:
-            return _upright(opened)
-        except Unfit as error:
-            raise BadImage(file, str(error)) from error
+        return _upright(opened)
 
 
 def _upright(opened: Image.Image) -> Image.Image:
@@ -132,14 +131,19 @@ def _opaque(image: Image.Image) -> Image.Image:
     return background
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """Return an image with its shorter side resized to `side`, and its centre cropped to a square."""
-    image = _shortened(image)
+def _fitted(image: Image.Image, side: int | None, crop: bool) -> Image.Image:
+    """Return an image with its shorter side resized to `side`, and its centre cropped to a square if asked for."""
+    if side is None:
+        return image
+    if crop:
+        image = _shortened(image)
+    elif max(image.size) > LONGEST * min(image.size):
+        raise Unfit(f"expected at most {LONGEST} times as long as wide, found {image.width:,} x {image.height:,}")
     scale = side / min(image.size)
     width, height = (max(side, round(length * scale)) for length in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
+    return resized.crop((left, top, left + side, top + side)) if crop else resized
 
 
 def _shortened(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,13 +30,16 @@ Picture = Image.Image | Tensor | str | Path
 class Preprocessing(NamedTuple):
     """How an image becomes what a student reads: resized by its shorter side, centre cropped, normalised.
 
+    Of a student for classes of pixels nothing is cropped: images keep their proportions.
+
     Attributes:
-        size: Side of the square in pixels.
+        size: Side of the square in pixels, or the shorter side.
         channels: 3 for RGB, 1 for luminance.
         mean: Per channel, of values in 0..1.
         std: Per channel.
-        resize: What is resized to `size`; the centre is cropped then.
+        resize: What is resized to `size`.
         interpolation: How, with antialiasing.
+        crop: What is cropped to a square then, `centre` or `none`.
     """
 
     size: int
@@ -45,14 +48,16 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     resize: str = "shorter side"
     interpolation: str = "bicubic"
+    crop: Literal["centre", "none"] = "centre"
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Self:
         """Return that of the description in a network's file."""
-        return cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
+        found = cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
+        return found._replace(size=min(found.size, info["height"]), crop="none") if info.get("pixels") else found
 
     def pixels(self, image: Picture) -> Tensor:
-        """Return an image as it is before it is normalised, `(C, size, size)` uint8: cropped, as RGB.
+        """Return an image as it is before it is normalised, `(3, H, W)` uint8: resized, cropped, as RGB.
 
         Args:
             image: A file, a PIL image, or a tensor `(C, H, W)` of uint8 or of floats in 0..1.
@@ -63,11 +68,15 @@ class Preprocessing(NamedTuple):
         if isinstance(image, Tensor):
             array = (image.float() * 255 if image.is_floating_point() else image).round().to(torch.uint8)
             image = Image.fromarray(array.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        seen = as_seen(image, self.size) if isinstance(image, Image.Image) else read_image(Path(image), self.size)
+        crop = self.crop == "centre"
+        if isinstance(image, Image.Image):
+            seen = as_seen(image, self.size, crop=crop)
+        else:
+            seen = read_image(Path(image), self.size, crop=crop)
         return torch.from_numpy(np.asarray(seen).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> Tensor:
-        """Return what the student reads of an image, `(C, size, size)` float32; see `pixels`.
+        """Return what the student reads of an image, `(C, H, W)` float32; see `pixels`.
 
         Raises:
             RelgraphError: if it is no image that can be read.
@@ -106,7 +115,10 @@ class PlainStudent(nn.Module):
         classes: Names of the classes; empty where no classifier was trained.
         preprocess: What prepares an image.
         info: The description in its file.
+        of_pixels: Whether logits are of pixels.
     """
+
+    of_pixels: ClassVar[bool] = False
 
     def __init__(
         self, backbone: Backbone, head: Head, projector: nn.Module | None, part: Literal["embedding", "feature"],
@@ -163,6 +175,8 @@ class PlainSegmenter(PlainStudent):
     of each pixel, brought to the size of the images (bilinear), so that `logits.argmax(1)` is the map of their classes.
     Images may have any size that the network reads.
     """
+
+    of_pixels = True
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the vectors and the logits of the pixels."""
