@@ -208,6 +208,11 @@ class Teacher(nn.Module):
         logits = self.features(self._blank_image(size)).logits
         return None if logits is None else tuple(logits.shape[1:])
 
+    def scores(self, classes: Sequence[str], size: Sequence[int]) -> bool:
+        """Return whether it has scores of these classes: of as many, where the names of its own are not known."""
+        shape, known = self.score_shape((size[0], size[1])), self.classes or tuple(classes)
+        return shape is not None and shape[0] == len(classes) and known == tuple(classes)
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.
 

@@ -361,7 +361,9 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
             _check_space(recipe, method)
             if recipe.scope == "dataset":
                 check_anchored(method)
-            rehearse(method, head, recipe, facts, task.example_labels, _score_shapes(task, student, teacher))
+            scores = _score_shapes(task, student, teacher)
+            _check_scores(recipe, task, teacher, method, scores[1])
+            rehearse(method, head, recipe, facts, task.example_labels, scores)
     read = recipe.reads_teacher_classifier and task.of_images
     return Distiller(
         student,
@@ -421,6 +423,20 @@ def _score_shapes(task: Task, student: Student, teacher: Teacher) -> list[tuple[
     return [logits.shape[1:], teacher.score_shape(task.size)]
 
 
+def _check_scores(
+    recipe: Recipe, task: Task, teacher: Teacher, method: Method, found: tuple[int, ...] | None
+) -> None:
+    """Raise RelgraphError if scores of positions are to be compared of which the teacher has none, or other classes."""
+    classes = task.data.train.classes
+    reads = recipe.alpha > 0 or any("logits" in part.method.reads for part in method.summands())
+    if task.of_images or not reads or teacher.scores(classes, task.size):
+        return
+    own = "none" if found is None else f"{found[0]} or other names in {teacher.name}"
+    told = "expected a teacher checkpoint:RUN of a run of relgraph train, or another with scores of positions"
+    raise RelgraphError(f"{recipe.method} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "
+                        f"got {own}")  # fmt: skip
+
+
 def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher) -> RunFacts:
     """Return the facts of the run for methods: widths, shapes of the stage maps, the training set's labels."""
     train, size = task.data.train, task.size
@@ -477,7 +493,7 @@ def rehearse(
         logits = None if scores is None else torch.zeros(n, *scores)
         vectors = Output(torch.zeros(n, dim), logits, torch.zeros(n, width))
         views = 0 if method.views is None else method.views.each
-        extra = vectors.each(lambda x: x.repeat(views, 1)) if views else None
+        extra = vectors.each(lambda x: torch.cat([x] * views)) if views else None
         return vectors._replace(maps=tuple(torch.zeros(n, *shape) for shape in shapes), extra=extra)
 
     student = output(facts.dim, facts.student_width, facts.student_maps, scores[0])

@@ -322,14 +322,19 @@ class Pixels(Task):
 
     @torch.no_grad()
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
-        """Return the figures of the network's scores on a split, brought to the size of each label (bilinear)."""
+        """Return the figures of the network's scores on a split."""
         if not self.scores(images):
             return {}
         assert isinstance(network, nn.Module)
         network.eval()
-        return figures(self.processes.sum(self._confusion(network.forward, images)), images.classes)
+        return self.measure(network.forward, images)
 
-    def _confusion(self, network: Callable[[Tensor], Output], images: ImageSet) -> Tensor:
+    @torch.no_grad()
+    def measure(self, outputs: Callable[[Tensor], Output], images: ImageSet) -> dict[str, float]:
+        """Return the figures of the scores that a function gives, brought to the size of each label (bilinear)."""
+        return figures(self.processes.sum(self._confusion(outputs, images)), images.classes)
+
+    def _confusion(self, outputs: Callable[[Tensor], Output], images: ImageSet) -> Tensor:
         """Return the confusion matrix `(C, C)` of this process's share of a split."""
         classes, maps = len(images.classes), images.maps
         assert maps is not None
@@ -338,7 +343,7 @@ class Pixels(Task):
         positions = torch.split(own, max(1, PIXELS // images.images.shape[-2:].numel()))
         with closing(images.batches(positions, self.workers)) as batches:
             for position, batch in zip(positions, batches, strict=True):
-                logits = network(self.student_input(batch.to(self.device, non_blocking=True))).logits
+                logits = outputs(self.student_input(batch.to(self.device, non_blocking=True))).logits
                 assert logits is not None
                 by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
                 for row, number in enumerate(position.tolist()):
