@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from relgraph.data.decoding import ImageSize
 from relgraph.data.images import SPLITS, ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
@@ -69,7 +70,7 @@ def load(
     source: Source,
     *,
     root: Path,
-    image_size: int | None,
+    image_size: ImageSize | None,
     val_fraction: float,
     labels_per_class: int | None,
     seed: int,
@@ -84,7 +85,7 @@ def load(
     ignore: tuple[int, ...] = (),
     labelled_images: int | None = None,
 ) -> DataSet:
-    """Load a data set: one of `sources.SOURCES`, of `file_sources`, or another object like them.
+    """Load a data set: one of `catalogue.SOURCES`, of `file_sources`, or another object like them.
 
     Of a data set with classes and without a test split, a share `test_fraction` of every class becomes it, drawn by
     `split_seed` alone, before anything else: `seed` never moves it. What is left is the original training split.
@@ -325,7 +326,7 @@ def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:
     # A part after the other: these are the large ones, and they come from a file.
     slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
     for slot, part in zip(slots, parts, strict=True):
-        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
+        slot.copy_(part if part.shape == slot.shape else resized(part, (slot.shape[-2], slot.shape[-1])))
     return images
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from relgraph.data.decoding import BadImage, quiet, read_image
+from relgraph.data.decoding import BadImage, ImageSize, pair, quiet, read_image
 from relgraph.data.label_maps import LabelMaps
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
@@ -39,7 +39,7 @@ class ImageFiles:
     folder: Path
     names: NDArray[np.bytes_]
     size: tuple[int, int]
-    image_size: int | None
+    image_size: ImageSize | None
     pool: Path | None = None
 
     def __len__(self) -> int:
@@ -187,7 +187,7 @@ def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
 def image_files(
     folder: Path,
     names: Sequence[str] | NDArray[np.bytes_],
-    image_size: int | None,
+    image_size: ImageSize | None,
     size: tuple[int, int] | None = None,
     *,
     skip: bool = False,
@@ -200,7 +200,7 @@ def image_files(
         RelgraphError: if that image is unreadable.
     """
     if image_size is not None:
-        size = (image_size, image_size)
+        size = pair(image_size)
     elif size is None:
         size = _first_size(folder, names, skip)
     return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)

@@ -4,10 +4,11 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from relgraph.data.decoding import ImageSize, pair
 
 IGNORED = 255  # what stands in a map where a pixel has no class
 
@@ -22,8 +23,7 @@ class Originals(Protocol):
 class LabelMaps:
     """A map of classes for each of N images: 0 to C - 1, and 255 where a pixel has none, or training may not use it.
 
-    An image without a label has 255 everywhere. `map_files.read_maps` makes them from files, and `LabelMaps.of` from
-    tensors.
+    An image without a label has 255 everywhere.
 
     Attributes:
         maps: The maps of M images at the size of the images, `(M, H, W)` uint8, on the device of the set.
@@ -40,17 +40,19 @@ class LabelMaps:
     sums: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor, original: Originals | None = None) -> "LabelMaps":
-        """Return the maps `(N, H, W)` uint8 of N images, each of which has one.
+    def of(cls, maps: Tensor, original: Originals | None = None, labels: Tensor | None = None) -> "LabelMaps":
+        """Return the maps `(M, H, W)` uint8 of those images whose label `(N,)` is not negative, by default of all.
 
         >>> maps = LabelMaps.of(torch.tensor([[[0, 1]], [[1, 255]]], dtype=torch.uint8))
         >>> maps[torch.tensor([1])].rows(torch.tensor([0]))
         tensor([[[  1, 255]]], dtype=torch.uint8)
         """
+        known = torch.ones(len(maps), dtype=torch.bool) if labels is None else labels >= 0
+        number = torch.where(known, known.cumsum(0) - 1, -1)
         pixels: NDArray[Any] = maps.contiguous().numpy()
-        sums = torch.tensor([zlib.crc32(each) for each in pixels], dtype=torch.int64)
-        every = torch.arange(len(maps))
-        return cls(maps, every, maps if original is None else original, every, sums)
+        sums = torch.zeros_like(number)
+        sums[known] = torch.tensor([zlib.crc32(each) for each in pixels], dtype=torch.int64)
+        return cls(maps, number, maps if original is None else original, number, sums)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -92,9 +94,9 @@ class LabelMaps:
         """Return the maps with those alone in training whose label `(N,)` is not negative."""
         return replace(self, row=torch.where(labels.to(self.row.device) < 0, -1, self.row))
 
-    def resized(self, size: int) -> "LabelMaps":
+    def resized(self, size: ImageSize) -> "LabelMaps":
         """Return the maps for images of another size (nearest); their own sizes stay."""
-        maps = torch.nn.functional.interpolate(self.maps[:, None], size=(size, size), mode="nearest-exact")
+        maps = torch.nn.functional.interpolate(self.maps[:, None], size=pair(size), mode="nearest-exact")
         return replace(self, maps=maps[:, 0])
 
     def with_unlabelled(self, count: int) -> "LabelMaps":
@@ -124,9 +126,3 @@ class _Two:
     def __getitem__(self, number: int, /) -> Tensor:
         """Return the map of a number."""
         return self.first[number] if number < self.start else self.second[number - self.start]
-
-
-def check_values(maps: NDArray[np.uint8], classes: int) -> int | None:
-    """Return the first number in a map that is neither that of a class nor 255; `None` if there is none."""
-    wrong = maps[(maps >= classes) & (maps != IGNORED)]
-    return int(wrong[0]) if len(wrong) else None

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from relgraph.analysis.colours import area_colours
 from relgraph.analysis.masks import classes_of, mask_picture, overlay
-from relgraph.data.decoding import BadImage, Unfit, quiet, read_image
+from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.data.views import Normalise
 from relgraph.deploy.predicting import Asked, Predicted, Prediction
@@ -42,8 +42,8 @@ class Read(NamedTuple):
 def segment_files(student: PlainStudent, asked: Asked, top: int, folder: Path | None, overlays: bool) -> Predicted:
     """Return the `top` classes that most pixels of each image have, and write the maps of them into a folder.
 
-    An image is read as a whole: its shorter side becomes that of the training images, and the logits of the student are
-    brought to the image's own size (bilinear). The map of `a.jpg` is `a.png`, whose pixel values are the numbers of the
+    An image is read as a whole, resized until it just covers the size of the training images, and the logits of the
+    student are brought to the image's own size (bilinear). The map of `a.jpg` is `a.png`, whose pixel values are the numbers of the
     classes, its overlay `a.overlay.jpg`; they lie in the folder as the images lie below the folder that all of them
     share. `classes.json` has names and colours. Each file is written whole or not at all.
 
@@ -143,8 +143,9 @@ def _read(files: Sequence[str], preprocess: Preprocessing, which: NDArray[np.int
     try:
         with quiet():
             image = read_image(Path(files[int(which[0])]), None)
-            return Read(np.asarray(image), preprocess.pixels(image).numpy())
     except BadImage as error:
         return Read(None, None, error.reason)
-    except Unfit as error:
+    try:
+        return Read(np.asarray(image), preprocess.pixels(image).numpy())
+    except RelgraphError as error:
         return Read(None, None, str(error))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from relgraph.data.decoding import as_seen, read_image
+from relgraph.data.decoding import LONGEST, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
@@ -30,16 +30,16 @@ Picture = Image.Image | Tensor | str | Path
 class Preprocessing(NamedTuple):
     """How an image becomes what a student reads: resized by its shorter side, centre cropped, normalised.
 
-    Of a student for classes of pixels nothing is cropped: images keep their proportions.
+    For classes of pixels an image is resized until it just covers `height` and `size`, and nothing is cropped.
 
     Attributes:
-        size: Side of the square in pixels, or the shorter side.
+        size: Side of the square in pixels, or the width to cover.
         channels: 3 for RGB, 1 for luminance.
         mean: Per channel, of values in 0..1.
         std: Per channel.
-        resize: What is resized to `size`.
+        resize: What is resized to `size`; the centre is cropped then.
         interpolation: How, with antialiasing.
-        crop: What is cropped to a square then, `centre` or `none`.
+        height: The height to cover; `None` for a square.
     """
 
     size: int
@@ -48,13 +48,18 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     resize: str = "shorter side"
     interpolation: str = "bicubic"
-    crop: Literal["centre", "none"] = "centre"
+    height: int | None = None
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Self:
         """Return that of the description in a network's file."""
         found = cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
-        return found._replace(size=min(found.size, info["height"]), crop="none") if info.get("pixels") else found
+        return found._replace(height=info["height"], resize="whole") if info.get("pixels") else found
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON values, with what is cropped."""
+        crop = "centre" if self.height is None else "none"
+        return {name: value for name, value in (*self._asdict().items(), ("crop", crop)) if value is not None}
 
     def pixels(self, image: Picture) -> Tensor:
         """Return an image as it is before it is normalised, `(3, H, W)` uint8: resized, cropped, as RGB.
@@ -63,16 +68,18 @@ class Preprocessing(NamedTuple):
             image: A file, a PIL image, or a tensor `(C, H, W)` of uint8 or of floats in 0..1.
 
         Raises:
-            RelgraphError: if it is no image that can be read.
+            RelgraphError: if it is no image that can be read, or too long to be resized as a whole.
         """
         if isinstance(image, Tensor):
             array = (image.float() * 255 if image.is_floating_point() else image).round().to(torch.uint8)
             image = Image.fromarray(array.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        crop = self.crop == "centre"
-        if isinstance(image, Image.Image):
-            seen = as_seen(image, self.size, crop=crop)
-        else:
-            seen = read_image(Path(image), self.size, crop=crop)
+        square = self.size if self.height is None else None
+        seen = as_seen(image, square) if isinstance(image, Image.Image) else read_image(Path(image), square)
+        if self.height is not None:
+            if max(seen.size) > LONGEST * min(seen.size):
+                told = f"found {seen.width:,} x {seen.height:,}"
+                raise RelgraphError(f"expected an image at most {LONGEST} times as long as wide, {told}")
+            seen = covering(seen, (self.height, self.size))
         return torch.from_numpy(np.asarray(seen).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> Tensor:

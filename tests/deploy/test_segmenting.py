@@ -33,9 +33,9 @@ def expected(student: PlainStudent, image: Path) -> np.ndarray:
     """Return the classes of an image at its own size, by torch's own resizing of what the student says of all of it."""
     with Image.open(image) as opened:
         width, height = opened.size
-    short = 24 / min(width, height)
+    scale = max(24 / height, 32 / width)
     prepared = student.preprocess(image)
-    assert prepared.shape[1:] == (round(height * short), round(width * short))
+    assert prepared.shape[1:] == (round(height * scale), round(width * scale))
     with torch.no_grad():
         logits = student(prepared[None])[1]
     assert logits is not None and logits.shape[2:] == prepared.shape[1:]
