@@ -132,7 +132,7 @@ def without(folder: Path) -> None:
 def test_every_fault_is_one_line(tmp_path: Path) -> None:
     faults: tuple[tuple[Callable[[Path], object], str], ...] = (
         (lambda root: (root / "labels/train/1.png").unlink(),
-         "labels/train/1.png: expected the label of .*images/train/1.jpg, found none: put .* without labels .*--unl"),
+         "labels/train/1.png: expected the label of .*s/train/1.jpg, a PNG of its name, found none: put .*--unl"),
         (lambda root: write_label(root / "labels/test/1.png", (8, 12)),
          "labels/test/1.png: expected 12 x 8 pixels like .*images/test/1.jpg, found 8 x 12$"),
         (lambda root: write_image(root / "labels/train/1.png", (12, 8)),
