@@ -73,7 +73,7 @@ def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, An
     return {
         "input": {"name": "images", **(pixels if with_preprocessing else {**plain, "range": [min(ends), max(ends)]})},
         "outputs": names_of_outputs(student),
-        "preprocessing": {**prepare._asdict(), "crop": "centre", "scale": 1 / 255, "inside": with_preprocessing},
+        "preprocessing": {**prepare.plain(), "scale": 1 / 255, "inside": with_preprocessing},
         "classes": list(student.classes),
         "vectors": student.part,
         **({"aligned": student.info["align"]} if is_aligned(student) else {}),
