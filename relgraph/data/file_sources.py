@@ -1,6 +1,7 @@
 """Data sets of one's own image files: folders of them, with classes or without, and tables that list them."""
 
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from relgraph.data.listing import LeftOut
 from relgraph.data.pixel_files import PixelFiles, list_pixel_folder, list_pixel_table, read_pixels
 from relgraph.data.sources import OriginalSplits, Source, read_files
 from relgraph.data.table import list_table
+from relgraph.errors import RelgraphError
 
 
 class FileSource(Source):
@@ -58,6 +60,14 @@ class FileSource(Source):
         if self.ignore:
             super().ignoring(self.ignore)
         return read_files(*self.list(path, left_out), image_size, mode, left_out, self.pool)
+
+    @property
+    def preset(self) -> str:
+        """The preset of a training that names none: that of labels of pixels, where there are some."""
+        with suppress(RelgraphError, OSError):  # which are told when the data are read
+            if self.list_pixels(self.path.expanduser(), LeftOut(self.skip)) is not None:
+                return "pixels"
+        return "none"
 
     def list_pixels(self, path: Path, left_out: LeftOut) -> PixelFiles | None:
         """Return the image files of each split and those of the labels of their pixels; `None` if there are none."""

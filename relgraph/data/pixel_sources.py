@@ -71,6 +71,8 @@ class PublishedPixels(Published):
     pool: Path | None = None
     ignore: tuple[int, ...] = ()
 
+    preset = "pixels"
+
     def skipping(self) -> "PublishedPixels":
         """Return the data set without image files that cannot be read."""
         return replace(self, skip=True)

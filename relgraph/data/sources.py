@@ -49,16 +49,19 @@ class Source(ABC):
     Attributes:
         name: Its name as it is written.
         short_name: Its name in those of files.
-        preset: The preset of a training that names none: "pixels" for labels of pixels.
     """
 
     name: str
-    preset: str = "none"
 
     @property
     def short_name(self) -> str:
         """Its name in those of files: of a folder or a file the last part of its path."""
         return Path(self.name.partition(":")[2] or self.name).name
+
+    @property
+    def preset(self) -> str:
+        """The preset of a training that names none."""
+        return "none"
 
     def ignoring(self, numbers: tuple[int, ...]) -> "Source":
         """Return the data set with these numbers in its labels of pixels read as 255, a pixel without a class.

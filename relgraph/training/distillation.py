@@ -16,9 +16,10 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
 from relgraph.graph.kernels import pearson
+from relgraph.graph.positions import pooled
 from relgraph.graph.refine import Refined
 from relgraph.methods import Method, RunFacts
-from relgraph.methods.base import Shapes, Space
+from relgraph.methods.base import Shapes, Space, pool_of
 from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
@@ -263,7 +264,7 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if teacher is not None:
-        note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
+        note += _narrow(recipe, distiller.student.backbone.width, teacher.width) + _positions(distiller, task)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample, graph)
@@ -283,6 +284,19 @@ def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
         return ""
     told = f"the student's features have the width {width}, the teacher's vectors {of_teacher}"
     return f"\n{told}: its vectors span {width} dimensions of theirs at most"
+
+
+def _positions(distiller: Distiller, task: Task) -> str:
+    """Return a line for each method that compares the positions of an image: how many there are, and what is left."""
+    told = ""
+    for owner, method in [] if distiller.spread is None else distiller.spread.each():
+        if (pool := pool_of(method)) is not None:
+            shapes = map_shapes(distiller.student.backbone, task.data.train.images.shape[1], task.size)
+            height, width = shapes[-1][1:]
+            left = pooled(torch.zeros(1, 1, height, width), pool).shape[-2:]
+            less = f", pooled to {left[0]} x {left[1]} (pool {pool:g})" if tuple(left) != (height, width) else ""
+            told += f"\n{owner or type(method).__name__.lower()}: the {height} x {width} positions of an image{less}"
+    return told
 
 
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:

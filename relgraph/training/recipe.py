@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from relgraph.errors import RelgraphError
-from relgraph.options import check_names, check_options, option, options_of
+from relgraph.options import PAIR, check_names, check_options, option, options_of
 from relgraph.own_code import Own
 from relgraph.training.presets import find_preset, with_arguments
 
@@ -44,7 +44,7 @@ class BaseRecipe:
             them), or your own, such as data.py:Photos; classes: has a folder for each class, folder: has train/ and
             val/ or test/, or images alone, which have no labels then, a table the columns path, label and split.
         root: Folder in which downloaded data sets lie.
-        image_size: Resize images to this many pixels; needed for folders of mixed sizes.
+        image_size: Resize images to so many pixels, or HEIGHTxWIDTH; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
         bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
@@ -97,7 +97,7 @@ class BaseRecipe:
 
     dataset: str | Own = option(default="digits")
     root: str = option(default="data")
-    image_size: int | None = option(default=None, least=1)
+    image_size: int | PAIR | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
     bad_images: Literal["stop", "skip"] = option(default="stop")
     unlabelled: str | None = option(default=None)
