@@ -71,8 +71,8 @@ class PreparedWhole(Prepared):
     def fitted(self, images: Tensor) -> Tensor:
         """Return the images resized until they just cover the size of the training images."""
         height, width = images.shape[-2:]
-        least = self.student.preprocess.height, self.size
-        whole = (torch.sym_max(least[0], _resized(height, least[1], width)),
+        least = self.student.preprocess.height or self.size, self.size
+        whole: Any = (torch.sym_max(least[0], _resized(height, least[1], width)),
                  torch.sym_max(least[1], _resized(width, least[0], height)))  # fmt: skip
         return functional.interpolate(images, size=whole, mode="bicubic", antialias=True)
 
@@ -120,15 +120,15 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
     Raises:
         RelgraphError: if it cannot be exported, as its own code may not be.
     """
-    size, channels, module = student.preprocess.size, student.preprocess.channels, student
-    least = (None, None)
+    module: nn.Module = student
+    size, channels, least = student.preprocess.size, student.preprocess.channels, dict[str, int | None]()
     if with_preprocessing:
         module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
     elif student.of_pixels:  # smaller ones can have maps of one position, which torch takes for another program
-        least = student.preprocess.height, size
+        least = {"height": student.preprocess.height, "width": size}
     sizes: dict[int, Any] = {0: Dim("batch")}
     if free := with_preprocessing or student.of_pixels:  # an example of two sides, which neither is fixed by
-        sizes |= {2: Dim("height", min=least[0]), 3: Dim("width", min=least[1])}
+        sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}
     sides = (size + 18, size + 39) if free else (size, size)
     example = torch.zeros(2, channels, *sides, dtype=torch.uint8 if with_preprocessing else torch.float32)
     told = f"{student.info['backbone']} cannot be exported by torch.export"
@@ -146,7 +146,8 @@ def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: boo
 
     `torch.export.load(path).module()` maps `images` to `(embedding, logits)`, or to `(embedding, None)` where no
     classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, and
-    logits `(N, classes, H, W)` the sizes of the images. The description is JSON in `relgraph.json` of its `extra_files`.
+    logits `(N, classes, H, W)` the sizes of the images. The description is JSON in `relgraph.json` of its
+    `extra_files`.
 
     Args:
         student: The student.
