@@ -98,11 +98,13 @@ class Batch(NamedTuple):
         labels: Class of each image, `(N,)`; -1 where it is unknown.
         edges: The graph of which the batch was made, where a method is not to find its own: its anchors alone have a
             loss; the images behind them are their neighbours, or fill the batch.
+        images: The images as the student reads them, `(N, C, H, W)`, where a method reads "image".
     """
 
     indices: Tensor
     labels: Tensor
     edges: BatchEdges | None = None
+    images: Tensor | None = None
 
     def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""

@@ -92,6 +92,8 @@ class RunFacts:
         labels: Class of each of them, `(images,)`, -1 where it is unknown.
         ss_head: The teacher's self-supervision head, where the run has one.
         of_data_set: Whether each batch brings the edges of a graph of the whole data set.
+        scores: Shape (classes, H, W) of the student's logits, of a network that has some at each position.
+        image: Shape (C, H, W) of the images that the student reads.
     """
 
     dim: int
@@ -103,6 +105,8 @@ class RunFacts:
     labels: Tensor | None = None
     ss_head: nn.Module | None = None
     of_data_set: bool = False
+    scores: Shape | None = None
+    image: Shape | None = None
 
     def widths(self, part: Part) -> tuple[int, int]:
         """Return the widths of student and teacher of one part of an output, flattened."""
@@ -151,7 +155,7 @@ class Method(nn.Module):
             in the training of self-supervised teachers.
         views: The extra views of each image that it needs, if any.
         reads: The parts that it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
-            ("labels", "indices"); if empty, it may read all parts.
+            ("labels", "indices", "image", the student's images); if empty, it may read all parts but images.
         pointwise: Whether the loss is a mean over images, each of which contributes independently.
         slots: Whether its memory has a slot for each training image, which holds what `remember` got of it last: a run
             that knows the teacher's vectors of all images has them remembered before it trains.
@@ -267,6 +271,10 @@ class Method(nn.Module):
         """Return the parameters that `teacher_terms` trains, which the student's optimiser does not update."""
         return ()
 
+    def teacher_rates(self) -> Mapping[nn.Parameter, float]:
+        """Return the learning rates of those `teacher_parameters` that have one of their own; others have the run's."""
+        return {}
+
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
@@ -373,6 +381,19 @@ def logits_of(student: Output, teacher: Output, method: str, maps: bool = False)
         expected = "(N, classes) or (N, classes, H, W)" if maps else "(N, classes)"
         raise RelgraphError(f"{method} reads logits {expected}, got {tuple(student.logits.shape)}")
     return student.logits, teacher.logits
+
+
+def score_maps(student: Output, teacher: Output, method: str) -> tuple[Tensor, Tensor]:
+    """Return the logits of student and teacher at positions, `(N, classes, H, W)`, the teacher's on the student's grid.
+
+    Raises:
+        RelgraphError: if they are missing, of whole images, or differ in images or classes.
+    """
+    s, t = student.logits, teacher.logits
+    if s is None or t is None or not s.ndim == t.ndim == 4 or s.shape[:2] != t.shape[:2]:
+        found = " and ".join("none" if x is None else str(tuple(x.shape)) for x in (s, t))
+        raise RelgraphError(f"{method} reads logits (N, classes, H, W) of student and teacher, got {found}")
+    return s, on_grid(t, s.shape[-2:])
 
 
 def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:

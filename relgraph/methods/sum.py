@@ -89,6 +89,10 @@ class Sum(Method):
         """Return the parameters of the methods' sides of the teacher."""
         return [parameter for _, method in self.each() for parameter in method.teacher_parameters()]
 
+    def teacher_rates(self) -> Mapping[nn.Parameter, float]:
+        """Return the learning rates of their own of the methods' sides of the teacher."""
+        return {parameter: rate for _, method in self.each() for parameter, rate in method.teacher_rates().items()}
+
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Update every method's memory with the batch."""

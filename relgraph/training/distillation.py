@@ -319,7 +319,8 @@ def assemble(
     optimisers = {"student_optimiser": new_optimiser(recipe, distiller, distiller.student_parameters(), recipe.lr)}
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
-        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
+        rates = {} if distiller.method is None else distiller.method.teacher_rates()
+        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr, rates)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
                        recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
@@ -416,6 +417,7 @@ def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) ->
         labels=data.train.labels,
         ss_head=_ss_head(recipe, teacher),
         of_data_set=recipe.scope == "dataset",
+        image=(channels, *data.train.images.shape[2:]),
     )
 
 
@@ -451,7 +453,8 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
         n //= ProcessGroup.launched().count
 
     def output(dim: int, width: int, shapes: Shapes) -> Output:
-        vectors = Output(torch.zeros(n, dim), torch.zeros(n, classes), torch.zeros(n, width))
+        logits = torch.zeros(n, *(facts.scores or (classes,)))
+        vectors = Output(torch.zeros(n, dim), logits, torch.zeros(n, width))
         views = 0 if method.views is None else method.views.each
         extra = vectors.each(lambda x: x.repeat(views, 1)) if views else None
         return vectors._replace(maps=tuple(torch.zeros(n, *shape) for shape in shapes), extra=extra)
@@ -462,10 +465,11 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     if recipe.scope == "dataset":  # one anchor and its neighbours
         k = min(recipe.neighbours_of_each, n - 1)
         edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
-    assert facts.labels is not None
+    assert facts.labels is not None and facts.image is not None
+    images = torch.zeros(n, *facts.image) if "image" in method.reads else None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu(), edges))
+        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu(), edges, images))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):
