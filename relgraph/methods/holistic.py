@@ -45,8 +45,8 @@ class Holistic(Method):
     Paper: Structured Knowledge Distillation for Semantic Segmentation (Liu et al., CVPR 2019, arXiv 1903.04197)
     Differs: the discriminator sees the scores alone, as in the code (the image as well in the paper: --method-args
         conditional=true); its learning rate is constant, and its spectral norms are iterated once a step
-    Kernel: a discriminator of whole maps
-    Topology: none
+    Kernel: discriminator
+    Topology: whole maps
     Criterion: WGAN-GP
 
     Args:

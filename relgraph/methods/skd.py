@@ -29,7 +29,7 @@ class SKD(Sum):
     Paper: Structured Knowledge Distillation for Semantic Segmentation (Liu et al., CVPR 2019, arXiv 1903.04197)
     Differs: weights 1, 0.5 and 0, where the code has 10, 0.5 and 0.1 (--method-args official=true) and the paper 10, 10
         and 0.1
-    Kernel: those of its parts
+    Kernel: cosine
     Topology: positions of one image
     Criterion: KL; mean square; WGAN-GP
 
