@@ -11,7 +11,7 @@ class TrainOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None
@@ -104,7 +104,7 @@ class PretrainOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None
@@ -157,7 +157,7 @@ class EmbedOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None

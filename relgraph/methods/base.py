@@ -313,6 +313,19 @@ def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
     return part
 
 
+def pool_of(method: Method) -> float | None:
+    """Return the share of a map that a method pools to one position, 0 for none; `None` if it compares no positions.
+
+    >>> from relgraph.methods import SP, Pairwise
+    >>> pool_of(Pairwise()), pool_of(SP())
+    (0.5, None)
+    """
+    if "pool" not in options_of(type(method)) or getattr(method, "nodes", "positions") != "positions":
+        return None
+    pool: float | None = vars(method)["pool"]
+    return pool or 0.0
+
+
 def reads_embedding(cls: type[Method], options: Mapping[str, Any]) -> bool:
     """Return whether a method with these options reads the projected embedding.
 

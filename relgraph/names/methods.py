@@ -182,8 +182,8 @@ def build(
 
 # Options that a run has as well, for all its methods.
 SHARED = (
-    "graph", "k", "neighbours", "nodes", "form", "kernel", "scale", "criterion", "temperature", "node_weight",
-    "edge_weight",
+    "graph", "k", "neighbours", "nodes", "form", "kernel", "scale", "criterion", "temperature", "pool",
+    "node_weight", "edge_weight",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.own import OwnStudent, OwnTeacher
 from relgraph.networks.plain import PlainStudent, hub_file, read_plain
 from relgraph.networks.published_source import PublishedSource
+from relgraph.networks.segmentation_source import FAMILIES, SegmentationSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
@@ -60,11 +61,17 @@ def student(spec: object) -> StudentSource:
         if model and library == "timm":
             return TimmSource(model)
         if model and library == "torchvision":
-            return TorchvisionSource(*model.split("/", 1))
+            return _torchvision(model)
         if spec in STUDENTS or spec in ALIASES:
             return BenchmarkSource(spec)
     own = find_own("students", spec)
     return BenchmarkSource(str(spec)) if own is None else OwnStudent(*own)
+
+
+def _torchvision(spec: str) -> TorchvisionSource:
+    """Return the model of a spelling NAME[/WEIGHTS], one for classes of images or of pixels."""
+    kind = SegmentationSource if spec.startswith(FAMILIES) else TorchvisionSource
+    return kind(*spec.split("/", 1))
 
 
 def student_in_file(file: str | Path) -> Callable[[str], StudentSource]:
@@ -97,7 +104,7 @@ def teacher(spec: object) -> TeacherSource:
         case "open_clip" if name:
             return OpenClipSource(architecture, tag)
         case "torchvision" if name:
-            return TorchvisionSource(architecture, tag)
+            return _torchvision(name)
         case "checkpoint" if name:
             return CheckpointSource(Path(name), student_in_file(name), refinement_in_file(name))
         case "repdistiller" if name:

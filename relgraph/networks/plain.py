@@ -15,6 +15,7 @@ from relgraph.data.decoding import as_seen, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
+from relgraph.graph.positions import on_grid
 from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, read_network, save_tensors
@@ -155,6 +156,22 @@ class PlainStudent(nn.Module):
         return {**self.state_dict(), **{f"refine.{name}": x for name, x in refine.items()}}
 
 
+class PlainSegmenter(PlainStudent):
+    """A trained student for classes of pixels, a normalised batch `(N, C, H, W)` to vectors and logits.
+
+    The vectors `(N, D)` are those of `PlainStudent`, of the whole image. The logits `(N, classes, H, W)` are the scores
+    of each pixel, brought to the size of the images (bilinear), so that `logits.argmax(1)` is the map of their classes.
+    Images may have any size that the network reads.
+    """
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors and the logits of the pixels."""
+        maps, feature = self.backbone.stages(images)
+        scores = self.backbone.logits(maps) if self.classes else None
+        vectors: Tensor = self.align(self.projector(feature if self.part == "feature" else self.head(feature)[0]))
+        return vectors, None if scores is None else on_grid(scores, images.shape[-2:])
+
+
 class VectorsAlone(nn.Module):
     """The vectors of a student `(N, D)`, without its logits, as embeddings of a whole split are computed."""
 
@@ -236,10 +253,12 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
     projector, align, index, own = (_named(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
     backbone = built(info, find)
-    head = Head(backbone.width, info["dim"], len(info["classes"]))
+    pixels = bool(info.get("pixels"))
+    head = Head(backbone.width, info["dim"], 0 if pixels else len(info["classes"]))
     transform = VectorTransform.like(index, info.get("index", {})) if index else None
     layers, stored = map(layers_like, (projector, align)), StoredRefinement(own, refine) if "refine" in info else None
-    student = PlainStudent(backbone, head, next(layers), info["vectors"], info, next(layers), transform, stored)
+    kind = PlainSegmenter if pixels else PlainStudent
+    student = kind(backbone, head, next(layers), info["vectors"], info, next(layers), transform, stored)
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(("teacher.", "refine."))}
     return load_strictly(student, mine, path).eval()
 

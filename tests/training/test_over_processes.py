@@ -108,9 +108,8 @@ class Segmenter(Student):
 class SegmentingDistiller(Distiller):
     """One whose teacher's logits are at positions as well: its second stage map, once more."""
 
-    @staticmethod
-    def _with_head(head: Head, teacher: Output) -> Output:
-        found = Distiller._with_head(head, teacher)
+    def _with_head(self, head: Head, teacher: Output) -> Output:
+        found = super()._with_head(head, teacher)
         return found._replace(logits=teacher.maps[1][:, [0, 1, 2, 0]] + found.logits[:, :, None, None])
 
 
