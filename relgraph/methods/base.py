@@ -42,8 +42,8 @@ class Summand(NamedTuple):
 
     Attributes:
         method: The method.
-        owner: What its terms are called, `OWNER_TERM`, or the owner alone if the term has the same name; empty where
-            they keep their own names.
+        owner: What its terms are called, `OWNER_TERM`, or the owner alone if that is, or ends with, the term's name;
+            empty where they keep their own names.
         weight: Its factor in the sum.
     """
 
@@ -53,7 +53,9 @@ class Summand(NamedTuple):
 
     def named(self, terms: Terms) -> Terms:
         """Return terms by their names in the sum."""
-        return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
+        owner = self.owner
+        names = (owner if f"_{owner}".endswith(f"_{name}") else f"{owner}_{name}" if owner else name for name in terms)
+        return dict(zip(names, terms.values(), strict=True))
 
 
 class Space(NamedTuple):
@@ -237,8 +239,8 @@ class Method(nn.Module):
             if not isinstance(term, Tensor) or term.ndim:
                 told = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
                 raise RelgraphError(f"{type(self).__name__} compares by terms that are scalars, got {name}: {told}")
-        names = {name: name if owner in ("", name) else f"{owner}_{name}" for name in found}
-        return {names[name]: weight * by.get(name, 1.0) * term for name, term in found.items()}
+        terms = {name: weight * by.get(name, 1.0) * term for name, term in found.items()}
+        return Summand(self, owner).named(terms) if owner else terms
 
     def summands(self) -> list[Summand]:
         """Return the methods that this one is a sum of: itself alone for all but `Sum`."""

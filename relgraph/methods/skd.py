@@ -75,7 +75,6 @@ class SKD(Sum):
             parts["holistic"] = holistic, Holistic(scores_of(self.scores))
         self.methods = {name: part for name, part in parts.items() if part[0] > 0}
         super().__post_init__()
-        self.pointwise = all(method.pointwise for _, method in self.each())
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:

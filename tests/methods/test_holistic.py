@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate
 from torch.optim import SGD
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import SKD, Batch, Holistic, Method, Output, Pairwise, Pixelwise, RunFacts, Sum
+from relgraph.methods import KD, SKD, Batch, Holistic, Method, Output, Pairwise, Pixelwise, RunFacts, Sum
 from relgraph.networks.discriminator import SelfAttention, SpectralConv
 from relgraph.seeding import generator
 from relgraph.training.epochs import Meter
@@ -211,7 +211,10 @@ def test_structured_distillation_is_the_sum_of_its_parts() -> None:
     assert isinstance(holistic, Holistic) and official.weights == {"pixelwise": 10.0, "pairwise": 0.5, "holistic": 0.1}
     by_hand = 10 * Pixelwise(official=True)(student, teacher) + 0.5 * pair + 0.1 * holistic(student, teacher)
     assert official(student, teacher).item() == pytest.approx(by_hand.item(), rel=1e-6)
-    assert [official.pointwise, SKD().pointwise] == [False, True]
+    parts = Sum({"skd": (2.0, official), "kd": (1.0, KD())}).summands()
+    assert [(part.owner, part.weight, part.method.pointwise) for part in parts] == [
+        ("skd_pixelwise", 20.0, False), ("skd_pairwise", 1.0, True), ("skd_holistic", 0.2, False), ("kd", 1.0, True)
+    ]  # fmt: skip
     own = SKD(SHAPE, pixel_weight=2.0, pair_weight=0.0, holistic_weight=0.01)
     assert own.weights == {"pixelwise": 2.0, "holistic": 0.01}
     rates = Sum({"skd": (1.0, own)}).teacher_rates()

@@ -693,7 +693,7 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "pixelwise": (1, 1, 0, True, "logits", "pixelwise"),
     "pairwise": (0.5, 1, 0, True, "map", "pairwise"),
     "holistic": (0.1, 1, 0, False, "logits", "holistic"),
-    "skd": (1, 1, 0, True, "logits map", "pixelwise pairwise"),
+    "skd": (1, 1, 0, False, "logits map", "pixelwise pairwise"),
     "cwd": (50, 1, 0, True, "map", "cwd"),
     "gram": (2, 1, 0, True, "map", "gram"),
     "cirkd": (1, 1, 0, False, "map", "cirkd"),

@@ -105,14 +105,6 @@ class Segmenter(Student):
         return found._replace(logits=self.score(found.maps[1]))
 
 
-class SegmentingDistiller(Distiller):
-    """One whose teacher's logits are at positions as well: its second stage map, once more."""
-
-    def _with_head(self, head: Head, teacher: Output) -> Output:
-        found = super()._with_head(head, teacher)
-        return found._replace(logits=teacher.maps[1][:, [0, 1, 2, 0]] + found.logits[:, :, None, None])
-
-
 def mean_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup) -> Tensor:
     return labelled_cross_entropy(logits.mean((2, 3)), labels, processes)
 
@@ -140,8 +132,8 @@ def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS)
     method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)
     head = Head(TEACHER_WIDTH, DIM, CLASSES)
     if "segments" in options:
-        loss: Any = mean_cross_entropy
-        return SegmentingDistiller(Segmenter(True), head, method, label_loss=loss, processes=processes).double()
+        own: dict[str, Any] = {"head_read": False, "own_logits": True, "label_loss": mean_cross_entropy}
+        return Distiller(Segmenter(True), head, method, processes=processes, **own).double()
     student = Student(Net("parts" not in options), DIM, CLASSES)
     parts = options.get("parts", 1) if processes.count > 1 else 1  # one process has the batch in one part
     return Distiller(student, head, method, gamma=1.0, alpha=0.3, processes=processes, parts=parts).double()
@@ -164,7 +156,8 @@ def batches() -> Iterator[StepInputs]:
         teacher, of_extra = bare(draw(N, TEACHER_WIDTH)), bare(draw(VIEWS * N, TEACHER_WIDTH))
         images, extra = draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8)
         given = Batch(index, labels()[index])
-        yield StepInputs(images, given, teacher._replace(maps=maps, extra=of_extra), extra)
+        teacher = teacher._replace(logits=maps[1][:, [0, 1, 2, 0]], maps=maps, extra=of_extra)  # at positions
+        yield StepInputs(images, given, teacher, extra)
 
 
 def part_of(inputs: StepInputs, rows: slice) -> StepInputs:
