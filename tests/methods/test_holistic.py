@@ -52,14 +52,17 @@ def judged(loss: Holistic, maps: Tensor) -> Tensor:
             x = conv2d(x, layer.weight / largest, layer.bias, stride=2, padding=1)
         elif isinstance(layer, SelfAttention):
             x = torch.stack([attended(layer, image) for image in x])
+        elif isinstance(layer, nn.Conv2d):
+            x = conv2d(x, layer.weight, layer.bias)
         else:
-            x = torch.maximum(x, 0.1 * x) if isinstance(layer, nn.LeakyReLU) else conv2d(x, layer.weight, layer.bias)
+            x = torch.maximum(x, 0.1 * x)
     return x
 
 
 def attended(layer: SelfAttention, image: Tensor) -> Tensor:
     vectors = image.flatten(1).T
-    query, key, value = (vectors @ x.weight[:, :, 0, 0].T + x.bias for x in (layer.query, layer.key, layer.value))
+    layers = ((x.weight[:, :, 0, 0], x.bias) for x in (layer.query, layer.key, layer.value))
+    query, key, value = (vectors @ weight.T + (0 if bias is None else bias) for weight, bias in layers)
     weights = [(key @ asked).exp() for asked in query]
     means = [(w[:, None] * value).sum(0) / w.sum() for w in weights]
     return image + layer.gamma * torch.stack(means, dim=1).view_as(image)
@@ -78,7 +81,7 @@ def test_the_formula_and_the_gradient_of_every_term() -> None:
         terms = loss.teacher_terms(of_logits(student), of_logits(teacher), BATCH, never)
         fake, real = judged(loss, student.detach()).flatten(), judged(loss, teacher).flatten()
         if objective == "hinge":
-            by_hand = {"discriminator": sum((1 - real).clamp_min(0)) / N + sum((1 + fake).clamp_min(0)) / N}
+            by_hand = {"discriminator": ((1 - real).clamp_min(0).sum() + (1 + fake).clamp_min(0).sum()) / N}
         else:
             by_hand = {"discriminator": fake.mean() - real.mean(), "penalty": penalised(loss, student, teacher)}
         assert list(terms) == list(by_hand)
@@ -139,7 +142,7 @@ def steps(loss: Holistic, optimiser: SGD, student: nn.Parameter, first: int, las
         vectors = Output(student.detach().flatten(1))
         losses = Losses(loss.terms(of_logits(student), teacher), vectors, teacher, torch.zeros(()), named)
         optimiser.zero_grad()
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         loss.remember(losses.student, teacher, BATCH)
         optimiser.step()
         yield losses
