@@ -1,4 +1,4 @@
-"""Heads for class scores at positions: the light one, torchvision's own, and modules that give the scores themselves."""
+"""Heads for class scores at positions: the light one, those of libraries, and modules that give the scores."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -96,6 +96,14 @@ def test_labels_teach_at_their_own_size_by_the_mean_over_known_pixels() -> None:
     assert pixel_cross_entropy(logits, torch.full_like(labels, -1)) == 0
 
 
+def test_such_data_choose_their_preset_and_a_student_starts_from_an_earlier_run(teacher: Path) -> None:
+    assert resolve({"dataset": "nuclei", "method": "none"}).schedule == "poly"
+    assert resolve({"dataset": "cifar10", "method": "none"}).schedule == "step"
+    started = build(recipe(method="none", init_from=str(teacher))).objective.student.backbone.bare.state_dict()
+    kept = load_student(teacher).backbone.bare.state_dict()
+    assert all(torch.equal(started[name], x) for name, x in kept.items())
+
+
 def test_images_without_a_label_take_part_in_the_relations_alone(teacher: Path) -> None:
     job = distilled(teacher, "pixelwise", crop_size=(8, 12))
     train_set = job.data.train
