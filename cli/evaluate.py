@@ -54,8 +54,10 @@ def evaluate(
 
     With --gallery each image of the split is a query: recall@k, whether one of the k nearest images is of its class,
     mAP, mAP@R, and the share of the 10 nearest images that are the teacher's as well. An image is never its own answer.
-    Where pixels have classes, the figures are the mean intersection over union of the classes, its share of right
-    pixels and the intersection over union of each class. Where a run was trained with --holdout-classes, the accuracies are such figures of each network's own index.
+    Where a run was trained with --holdout-classes, the accuracies are such figures of each network's own index.
+
+    Where pixels have classes, the figures are the mean intersection over union of the classes (mIoU), the share of
+    right pixels, and the intersection over union of each class, at the size of the labels.
 
     With --cost a table has what the student costs on this machine in torch, compiled by torch, and in onnxruntime as
     float32 and int8 (`pip install 'relgraph[deploy]'`), beside the teacher in torch. MACs are multiply-accumulates for

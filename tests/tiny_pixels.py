@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from relgraph.data.decoding import ImageSize
 from relgraph.data.images import ImageSet
 from relgraph.data.label_maps import IGNORED, LabelMaps
 from relgraph.data.sources import OriginalSplits, Source, original_split
@@ -40,6 +41,6 @@ class TinyPixels(Source):
     name = "tiny-pixels"
     preset = "pixels"
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits."""
         return OriginalSplits(coloured(20, "train", 0), coloured(6, "test", 1), crop_padding=1, flip=True)

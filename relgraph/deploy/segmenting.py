@@ -43,9 +43,9 @@ def segment_files(student: PlainStudent, asked: Asked, top: int, folder: Path | 
     """Return the `top` classes that most pixels of each image have, and write the maps of them into a folder.
 
     An image is read as a whole, resized until it just covers the size of the training images, and the logits of the
-    student are brought to the image's own size (bilinear). The map of `a.jpg` is `a.png`, whose pixel values are the numbers of the
-    classes, its overlay `a.overlay.jpg`; they lie in the folder as the images lie below the folder that all of them
-    share. `classes.json` has names and colours. Each file is written whole or not at all.
+    student are brought to the image's own size (bilinear). The map of `a.jpg` is `a.png`, whose values are the numbers
+    of the classes, its overlay `a.overlay.jpg`; they lie in the folder as the images lie below the folder that all of
+    them share. `classes.json` has names and colours. Each file is written whole or not at all.
 
     Args:
         student: The network, whose logits are of pixels.

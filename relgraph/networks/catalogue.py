@@ -23,7 +23,9 @@ LISTS: Mapping[str, Callable[[], list[Listed]]] = {
     "torchvision": lambda: [*list_torchvision(), *list_segmentation()],
 }
 # Of students, those of the benchmark have no library.
-NAMES: Mapping[str, Callable[[], list[str]]] = {"timm": timm_names, "torchvision": lambda: [*torchvision_names(), *segmentation_names()]}
+NAMES: Mapping[str, Callable[[], list[str]]] = {
+    "timm": timm_names, "torchvision": lambda: [*torchvision_names(), *segmentation_names()]
+}  # fmt: skip
 
 
 def student_names(pattern: str = "*") -> list[str]:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from relgraph.data.decoding import LONGEST, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
-from relgraph.graph.positions import on_grid
 from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, read_network, save_tensors
@@ -190,7 +190,8 @@ class PlainSegmenter(PlainStudent):
         maps, feature = self.backbone.stages(images)
         scores = self.backbone.logits(maps) if self.classes else None
         vectors: Tensor = self.align(self.projector(feature if self.part == "feature" else self.head(feature)[0]))
-        return vectors, None if scores is None else on_grid(scores, images.shape[-2:])
+        # Not `on_grid`, whose comparison of sizes would bind an exported program to some.
+        return vectors, None if scores is None else interpolate(scores.float(), images.shape[-2:], mode="bilinear")
 
 
 class VectorsAlone(nn.Module):

@@ -75,10 +75,10 @@ class SegmentationSource(TorchvisionSource):
             return found.measured(in_channels, image_size or SIZE)
 
     def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
-        """Return a network as `build` makes it, with the weights of its tag or of a file; those of its head as they fit.
+        """Return a network as `build` makes it, with the weights of its tag or of a file, and of its head's what fits.
 
         Raises:
-            RelgraphError: as `build`, if the weights cannot be had, read, or do not match, or for other than 3 channels.
+            RelgraphError: as `build`, if weights cannot be had, read, or do not match, or for other than 3 channels.
         """
         if in_channels != 3:
             raise RelgraphError(f"{self._spec} starts from weights for images of 3 channels, got {in_channels}")

@@ -106,10 +106,10 @@ def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int) 
 class Segmenter(Student):
     """A student with class scores at each position, `(N, C, H, W) -> Output` with logits `(N, classes, h, w)`.
 
-    Its embedding is the pooled feature or, with `dim`, a projection of that.
+    Its embedding is the pooled feature or, with `dim`, a projection of that; its backbone is one that is `Scored`.
     """
 
-    def __init__(self, backbone: Scored, dim: int | None) -> None:
+    def __init__(self, backbone: Backbone, dim: int | None) -> None:
         super().__init__(backbone, dim, 0)
 
     def forward(self, images: Tensor) -> Output:

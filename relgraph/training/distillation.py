@@ -273,7 +273,8 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
     """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads."""
     images = task.data.val if recipe.measured == "val" else task.data.test
-    if not task.of_images or teacher is None or names.is_vectors(recipe.teacher) or recipe.diagnose_every == 0 or len(images) < FEWEST:
+    few = recipe.diagnose_every == 0 or len(images) < FEWEST
+    if few or not task.of_images or teacher is None or names.is_vectors(recipe.teacher):
         return None
     return ValidationGraph(task, images, teacher)
 
@@ -437,9 +438,7 @@ def _score_shapes(task: Task, student: Student, teacher: Teacher) -> list[tuple[
     return [logits.shape[1:], teacher.score_shape(task.size)]
 
 
-def _check_scores(
-    recipe: Recipe, task: Task, teacher: Teacher, method: Method, found: tuple[int, ...] | None
-) -> None:
+def _check_scores(recipe: Recipe, task: Task, teacher: Teacher, method: Method, found: tuple[int, ...] | None) -> None:
     """Raise RelgraphError if scores of positions are to be compared of which the teacher has none, or other classes."""
     classes = task.data.train.classes
     reads = recipe.alpha > 0 or any("logits" in part.method.reads for part in method.summands())

@@ -28,7 +28,7 @@ EMBED_OPTIONS = (
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
-# Where pixels have classes: both networks compare one view, of which labels are drawn as well, and no image has a class.
+# Where pixels have classes: both networks and the labels have one view, and no image has a class.
 FOR_PIXELS: dict[str, tuple[object, ...]] = {
     "augment": ("auto", "pixels"), "views": ("shared",), "scope": ("batch",), "teacher_mode": ("auto", "online"),
     "teacher_head": ("joint",), "align": (False,),
@@ -286,8 +286,8 @@ class Recipe(BaseRecipe):
         batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
         lr: Learning rate of the student; with adamw 0.001 if not given.
         weight_decay: Weight decay of both optimisers.
-        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, the power 0.9 of what is
-            left of the training (poly, as segmentation has it), or constant.
+        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, poly, or constant; poly
+            is the power 0.9 of what is left of the training, by step, as segmentation has it.
         schedule_by: Whether the cosine falls with each epoch or with each step.
         warmup_epochs: First epochs, in which the student's rate rises from 0 with every step; the schedule begins after
             them, milestones are epochs of the whole run.
@@ -505,7 +505,7 @@ class Recipe(BaseRecipe):
         if is_vectors(self.teacher) and self.uses_teacher:
             raise RelgraphError(f"labels of pixels need a teacher that sees each view, got {self.teacher}")
         if found := [item.name for item in self.methods if item.cls.views is not None]:
-            raise RelgraphError(f"{found[0]} reads extra views of an image, which data with labels of pixels do not have")
+            raise RelgraphError(f"{found[0]} reads extra views of an image, which labels of pixels do not have")
 
     def _check_stages(self) -> None:
         """Refuse epochs in which nothing would teach the student."""

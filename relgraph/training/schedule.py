@@ -47,7 +47,7 @@ class Schedule:
             return self.lr
         done = min(1.0, max(0.0, epoch - self.start) / max(1e-9, self.epochs - self.start))
         if self.kind == "poly":
-            return self.lr * (1 - done) ** POWER
+            return float(self.lr * (1 - done) ** POWER)
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 

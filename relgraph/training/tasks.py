@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Task:
     by_label: ClassVar[bool]
     of_vectors: ClassVar[bool] = False
     of_images: ClassVar[bool] = True
-    at: ClassVar[Labels | None] = None
+    at: ClassVar[Any] = None
     accuracy: ClassVar[str] = "train_top1"
     score: ClassVar[str]
     selected: ClassVar[dict[str, str]]
@@ -291,7 +291,7 @@ class Pixels(Task):
     loss: ClassVar = staticmethod(pixel_cross_entropy)
     by_label = True
     of_images = False
-    at: ClassVar = staticmethod(_at_positions)
+    at = staticmethod(_at_positions)
     accuracy = "train_pixel_accuracy"
     score = "miou"
     selected: ClassVar = {

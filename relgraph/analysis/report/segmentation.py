@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from relgraph.analysis.colours import NO_CLASS, area_colours
 from relgraph.analysis.masks import DIFFERENCE, classes_of, difference, mask_picture
 from relgraph.analysis.pictures import data_uri, matrix_picture, thumbnails
 from relgraph.analysis.report.page import NOTHING, fill
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.segmentation import absent, confusion, iou
 from relgraph.data.images import ImageSet
 from relgraph.data.label_maps import IGNORED
@@ -28,6 +30,10 @@ SIMILAR = 3  # images of which similarities are shown
 PLACES = ((0.5, 0.5), (0.25, 0.7))  # down and across the image: the positions that others are compared with
 
 Network = Callable[[Tensor], Output]  # uint8 images to outputs with logits (B, C, h, w) and, for similarities, maps
+
+
+TEACHER = "the teacher"
+RUNS = 5  # that are shown beside each other, at most
 
 
 class Shown(NamedTuple):
@@ -65,6 +71,26 @@ class Segmented(NamedTuple):
     before: str | None
     after: str
     images: int
+
+
+def of_runs(runs: Mapping[str, TrainedRun], images: ImageSet) -> Segmented | None:
+    """Return what the students of runs and a teacher make of images, by the runs' names; `None` without any.
+
+    Compared are the first run with a teacher and, before it, the first without; otherwise its teacher, if that has
+    scores of the classes.
+    """
+    shown = dict([(name, run) for name, run in runs.items() if run.recipe.learns_labels][:RUNS])
+    if not shown:
+        return None
+    networks: dict[str, Network] = {name: run.dense_outputs for name, run in shown.items()}
+    taught = {name: run for name, run in shown.items() if run.teacher is not None}
+    after, before = next(iter({**taught, **shown})), next((name for name in shown if name not in taught), None)
+    teacher = next((run.teacher for run in taught.values()), None)
+    if teacher is not None:
+        networks = {TEACHER: partial(taught[after].dense_outputs, teacher=True), **networks}
+        if before is None and teacher.scores(images.classes, images.images.shape[-2:]):
+            before = TEACHER
+    return segmented(networks, images, None if before == after else before, after)
 
 
 @torch.no_grad()
