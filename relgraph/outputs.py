@@ -100,11 +100,13 @@ class Batch(NamedTuple):
             unknown.
         edges: The graph of which the batch was made, where a method is not to find its own: its anchors alone have a
             loss; the images behind them are their neighbours, or fill the batch.
+        images: The images as the student reads them, `(N, C, H, W)`, where a method reads "image".
     """
 
     indices: Tensor
     labels: Tensor
     edges: BatchEdges | None = None
+    images: Tensor | None = None
 
     @property
     def of_images(self) -> Tensor:

@@ -338,7 +338,8 @@ def assemble(
     optimisers = {"student_optimiser": new_optimiser(recipe, distiller, distiller.student_parameters(), recipe.lr)}
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
-        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
+        rates = {} if distiller.method is None else distiller.method.teacher_rates()
+        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr, rates)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
                        recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
@@ -368,7 +369,8 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     head = None if teacher is None else _teacher_head(recipe, teacher, task, dim)
     method = None
     if teacher is not None:
-        facts = _facts(recipe, task, student, teacher)
+        scores = _score_shapes(task, student, teacher)
+        facts = _facts(recipe, task, student, teacher, scores[0])
         shared = {**vars(recipe), "nodes": recipe.chosen_nodes, "graph": recipe.graph_of_batches}
         method = build_method(recipe.method, facts, shared, recipe.method_args, recipe.beta)
         if method is not None:
@@ -376,7 +378,6 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
             _check_space(recipe, method)
             if recipe.scope == "dataset":
                 check_anchored(method)
-            scores = _score_shapes(task, student, teacher)
             _check_scores(recipe, task, teacher, method, scores[1])
             rehearse(method, head, recipe, facts, task.example_labels, scores)
     read = recipe.reads_teacher_classifier and task.of_images
@@ -450,8 +451,10 @@ def _check_scores(recipe: Recipe, task: Task, teacher: Teacher, method: Method, 
                         f"got {own}")  # fmt: skip
 
 
-def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher) -> RunFacts:
-    """Return the facts of the run for methods: widths, shapes of the stage maps, the training set's labels."""
+def _facts(
+    recipe: Recipe, task: Task, student: Student, teacher: Teacher, scores: tuple[int, ...] | None
+) -> RunFacts:
+    """Return the facts of the run for methods: widths, shapes of maps, images and scores, the training set's labels."""
     train, size = task.data.train, task.size
     return RunFacts(
         dim=student.head.dim,
@@ -463,6 +466,8 @@ def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher) -> Ru
         labels=task.image_labels,
         ss_head=_ss_head(recipe, teacher),
         of_data_set=recipe.scope == "dataset",
+        scores=None if scores is None or task.of_images else (scores[0], scores[1], scores[2]),
+        image=(train.images.shape[1], *size),
     )
 
 
@@ -515,9 +520,10 @@ def rehearse(
     if recipe.scope == "dataset":  # one anchor and its neighbours
         k = min(recipe.neighbours_of_each, n - 1)
         edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
+    images = torch.zeros(n, *facts.image) if facts.image and "image" in method.reads else None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), labels(n), edges))
+        method(student, teacher, Batch(torch.arange(n), labels(n), edges, images))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):

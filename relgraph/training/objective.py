@@ -112,6 +112,7 @@ class Distiller(Objective):
         self.kd = Spread(KD(temperature), processes) if alpha > 0 else None
         self.gamma, self.alpha, self.parts, self.head_read = gamma, alpha, parts, head_read
         self.label_loss, self.processes, self.own_logits = label_loss, processes, own_logits
+        self.shows_images = method is not None and "image" in method.reads
         self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
@@ -133,6 +134,8 @@ class Distiller(Objective):
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
         # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
         kept, batch = student._replace(maps=()).detach(), inputs.batch
+        if self.shows_images:
+            batch = batch._replace(images=inputs.images)
         if self.teacher_head is None or inputs.teacher is None:
             terms, pairs = self._student_terms(student, None, batch, stage)
             return Losses(terms, kept, None, self._degenerate([], kept), {})
