@@ -18,7 +18,12 @@ from statistics import mean, stdev
 from typing import Any
 
 import click
+import torch
+from PIL import Image
+from safetensors.torch import load_file as load
+from safetensors.torch import save
 from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from compare import trained
 from relgraph.files import read_yaml, write_atomically
@@ -34,10 +39,57 @@ METHODS: dict[str, dict[str, Any]] = {
     "gram": {"method": "gram"},
 }
 LABELS: dict[str, dict[str, Any]] = {"all labels": {}, "12 labelled": {"labelled_images": 12}}
-TEACHER: dict[str, Any] = {"method": "none", "student": "timm:mobilenetv2_100"}
+TEACHER: dict[str, Any] = {
+    "method": "none", "student": f"{Path(__file__)}:mobilenet", "normalise": "student",
+    "student_stages": ("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
+}  # fmt: skip
 STUDENT: dict[str, Any] = {
     "student": f"{Path(__file__)}:quarter", "student_stages": ("layer1", "layer2", "layer3", "layer4"),
 }  # fmt: skip
+
+
+def mobilenet(in_channels: int = 3) -> nn.Module:
+    """Return timm's MobileNetV2 without its classifier, which pads images as TensorFlow does."""
+    import timm
+
+    return timm.create_model("mobilenetv2_100", num_classes=0, in_chans=in_channels, pad_type="same")
+
+
+mobilenet.mean = mobilenet.std = (0.5, 0.5, 0.5)  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def unfolded(weights: Path, data: Path, out: Path) -> Path:
+    """Write the weights with batch norms that have the statistics of CamVid's images, and compute what they did.
+
+    In the file they are folded into the convolutions, so that training by the statistics of a batch would begin with
+    another function.
+    """
+    if out.exists():
+        return out
+    model = mobilenet().eval()
+    given = {name: values.float() if values.is_floating_point() else values for name, values in load(weights).items()}
+    model.load_state_dict({name: values for name, values in given.items() if not name.startswith("classifier.")})
+
+    def calibrate(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * slope
+        var, middle = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        norm.running_mean, norm.running_var = middle, var
+        norm.weight.copy_(slope * (var + norm.eps).sqrt())
+        norm.bias.copy_(shift + slope * middle)
+
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.register_forward_pre_hook(calibrate)
+    files = sorted((data / "images/train").iterdir())
+    pixels = torch.stack(
+        [pil_to_tensor(Image.open(file).convert("RGB")) for file in files[:: max(1, len(files) // 16)]]
+    )
+    model(pixels[..., ::2, ::2] / 127.5 - 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, save({name: values.contiguous() for name, values in model.state_dict().items()}))
+    return out
 
 
 def quarter(in_channels: int) -> nn.Module:
@@ -105,8 +157,9 @@ def main(
         write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
         click.echo(f"{key}, seed {seed}: mIoU {row['miou']:.2f}, pixel accuracy {row['pixel_accuracy']:.2f}")
 
-    with permitting([STUDENT["student"]]):
-        measured({**TEACHER, "student_weights": str(weights)}, runs / "teacher", "teacher", 0)
+    with permitting([TEACHER["student"], STUDENT["student"]]):
+        start = unfolded(weights, data, runs / "mobilenetv2.safetensors")
+        measured({**TEACHER, "student_weights": str(start)}, runs / "teacher", "teacher", 0)
         distilled = {"teacher": f"checkpoint:{runs / 'teacher'}"}
         for seed in range(seeds):
             for few in labels.split(","):

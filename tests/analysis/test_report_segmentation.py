@@ -1,6 +1,8 @@
 """The section on classes of pixels from networks whose every mistake is known."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +10,12 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
+import relgraph
 from relgraph.analysis.report.segmentation import Network, Segmented, segmentation_section, segmented
 from relgraph.data.images import ImageSet
 from relgraph.data.label_maps import IGNORED, LabelMaps
 from relgraph.outputs import Output
+from tests.tiny_pixels import TinyPixels
 
 N, SIDE, CLASSES = 23, 12, ("sky", "road", "tram & <bus>")  # no position is a tram
 
@@ -84,3 +88,21 @@ def test_a_network_of_other_classes_has_similarities_alone(images: ImageSet) -> 
     networks = {"teacher": network(none, images, 7), "one": network(none, images)}
     found = segmented(networks, images, None, "one")
     assert [*found.matrices] == ["one"] and [*found.shown[0].similar[0]] == ["teacher", "one"]
+
+
+def test_a_report_on_runs_has_the_figures_of_their_own_test(tmp_path: Path) -> None:
+    fast = {"dataset": TinyPixels(), "student": "resnet8", "epochs": 1, "batch_size": 8, "device": "cpu", "threads": 1,
+            "precision": "32-true", "logger": ("none",), "val_fraction": 0.2}  # fmt: skip
+    options: dict[str, dict[str, Any]] = {
+        "guide": {"method": "none"},
+        "alone": {"method": "none", "labelled_images": 4},
+        "distilled": {"method": "pixelwise", "teacher": f"checkpoint:{tmp_path / 'guide'}", "labelled_images": 4},
+    }
+    runs = {name: relgraph.train(**fast, **own, out=tmp_path / name) for name, own in options.items()}
+    page = relgraph.report([runs["distilled"], runs["alone"]], tmp_path / "report.html").read_text()
+    for name, run in runs.items():
+        assert f">{run.result['test']['best']['miou']:.1f}</span>" in page, name  # of the guide as the teacher
+    assert "gained by distilled" in page and "lost against alone" in page and 'id="graph-data"' not in page
+    assert page.count('alt="the teacher of ') == page.count('alt="Difference of ') == 6
+    alone = relgraph.report(runs["guide"], tmp_path / "guide.html").read_text()
+    assert "Difference" not in alone and "gets wrong most often" in alone
