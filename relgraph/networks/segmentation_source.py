@@ -55,9 +55,9 @@ class BeforeScores(Wrapped):
             told = f"torchvision:{self.name} has a head on its own stages"
             raise RelgraphError(f"{told}: expected no others for classes of pixels, got {', '.join(self.parts)}")
         layers = _whole(self.name, classes).classifier
-        fitting = {key: x for key, x in layers.state_dict().items() if key in self.published}
-        layers.load_state_dict({key: self.published[key] for key, x in fitting.items()
-                                if self.published[key].shape == x.shape}, strict=False)  # fmt: skip
+        own = layers.state_dict()
+        fitting = {key: x for key, x in self.published.items() if key in own and own[key].shape == x.shape}
+        layers.load_state_dict(fitting, strict=False)
         return LightHead(0, layers) if self.name.startswith("lraspp_") else OfLastMap(layers)
 
 
