@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo bench test test-slow faults lint types format scatter wheel clean
+.PHONY: help demo cells bench test test-slow faults lint types format scatter wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these verbs
@@ -24,6 +24,9 @@ $(STAMP): setup.cfg pyproject.toml | $(BIN)/pip
 
 demo: $(STAMP)  ## distil, compare and draw in a few minutes
 	$(BIN)/python experiments/demo.py
+
+cells: $(STAMP)  ## the same for classes of pixels: images of cells
+	$(BIN)/python experiments/cells.py
 
 bench: $(STAMP)  ## how fast this machine trains (make bench ARGS='scaling --quick')
 	$(BIN)/python experiments/bench.py $(ARGS)

@@ -25,8 +25,18 @@ csv:FILE                  a table with the columns path, label and, if it is spl
 huggingface:NAME[/CONFIG] the columns image and label of a data set of the Hugging Face hub, by the package datasets
                           (pip install 'relgraph[huggingface]')
 
+Images with a class for each pixel, in PNGs: folder:PATH with images/SPLIT/ and labels/SPLIT/, or SegNet's
+SPLIT/ and SPLITannot/ (SPLIT is train, val or test), classes.txt beside them; csv:FILE with the column mask in place of
+label; cityscapes:PATH, which has leftImg8bit/ and gtFine/. Numbers of --ignore are no class.
+
 --unlabelled PATH adds all images in PATH, without labels, to the training images of any data set. Formats of files are
 JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and PPM, what is left out is counted; sizes may differ with --image-size."""
+
+# What needs no download: training and test images, classes, pixels, what it comes with, and its state.
+HERE = {
+    "digits": ("1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"),
+    "nuclei": ("400", "125", "3 of pixels", "64 x 64, grey", "relgraph", "ready"),
+}
 
 
 @click.command(epilog=EPILOG)
@@ -52,27 +62,27 @@ def data(root: Path, names: tuple[str, ...]) -> None:
 
 
 def _fetch(name: str, root: Path) -> str:
-    from relgraph.data.sources import PUBLISHED, SOURCES
+    from relgraph.data.catalogue import PUBLISHED, SOURCES
     from relgraph.errors import unknown
 
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
     if name not in PUBLISHED:
-        return "ready, it comes with scikit-learn"
-    folder = PUBLISHED[name].archive.provide(root)
+        return f"ready, it comes with {HERE[name][-2]}"
+    folder = PUBLISHED[name].provide(root)
     return f"ready in {folder}, {PUBLISHED[name].check(root)}"
 
 
 def _listing(root: Path) -> str:
-    from relgraph.data.sources import PUBLISHED
+    from relgraph.data.catalogue import PUBLISHED
 
-    rows, notes = [["digits", "1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]], []
+    rows, notes = [[name, *told] for name, told in HERE.items()], []
     for name, source in PUBLISHED.items():
-        archive, facts = source.archive, source.facts
-        found = archive.state(root)
+        facts, found = source.facts, source.state(root)
         train = f"{facts.train:,}" + (f" + {facts.unlabelled:,}" if facts.unlabelled else "")
-        counts = [train, f"{facts.test:,}", str(facts.classes), f"{facts.pixels} x {facts.pixels}"]
-        rows.append([name, *counts, str(root / archive.folder), found.word])
+        counts = [train, f"{facts.test:,}", f"{facts.classes}{' of pixels' * facts.of_pixels}"]
+        pixels = f"{facts.pixels} x {facts.pixels}" if facts.pixels else "differ"
+        rows.append([name, *counts, pixels, str(source.folder(root)), found.word])
         if found.word != "ready":
             notes.append(f"{name}: {found.word}: {found.detail}")
     if notes:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from .options import SPLIT, own_code_options
-from .show import accuracies, say, say_all, table
+from .show import accuracies, by_class, say, say_all, table
 
 EPILOG = """\b
 Examples:
@@ -56,6 +56,9 @@ def evaluate(
     mAP, mAP@R, and the share of the 10 nearest images that are the teacher's as well. An image is never its own answer.
     Where a run was trained with --holdout-classes, the accuracies are such figures of each network's own index.
 
+    Where pixels have classes, the figures are the mean intersection over union of the classes (mIoU), the share of
+    right pixels, and the intersection over union of each class, at the size of the labels.
+
     With --cost a table has what the student costs on this machine in torch, compiled by torch, and in onnxruntime as
     float32 and int8 (`pip install 'relgraph[deploy]'`), beside the teacher in torch. MACs are multiply-accumulates for
     one image, images/s the median of five calls or more of 64 images.
@@ -83,6 +86,9 @@ def _say_accuracies(report: dict[str, Any]) -> None:
     networks: dict[str, Any] = {name: report[name] for name in ("student", "teacher") if name in report}
     say_all(accuracies("network", networks))
     images = report["images"]
+    if "neighbours" not in report and "held_out" not in report:
+        _say_pixels(networks, images)
+        return
     if "held_out" in report:
         classes = f"{len(report['held_out']['test'])} classes that no training image has"
         say(f"{images['test']} test images of {classes}, each a query among the others by its network's own vectors")
@@ -92,6 +98,13 @@ def _say_accuracies(report: dict[str, Any]) -> None:
         votes += f", and {report['neighbours_few']} with few labels"
     labelled = f"{images['labelled']} of them with a label in the run"
     say(f"{images['test']} test images; {images['train']} training images, {labelled}; k = {votes}")
+
+
+def _say_pixels(networks: dict[str, Any], images: dict[str, int]) -> None:
+    say("")
+    say_all(by_class(networks))
+    labelled = f"{images['train']} training images, {images['labelled']} of them with labels of pixels in the run"
+    say(f"{images['test']} test images, at the size of their labels; {labelled}; - for a class that is nowhere")
 
 
 def _say_retrieval(report: dict[str, Any]) -> None:

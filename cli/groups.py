@@ -13,15 +13,15 @@ GROUPS = {
     "Run": "preset config out resume seed device devices"
     " -precision -threads -compile -checkpoint_minutes -logger -diagnose_every -allow_code",
     "Data": "dataset image_size unlabelled val_fraction labels_per_class label_fraction"
-    " -holdout_classes -test_fraction -split_seed -label_noise -labelled_share -root -augment -images -bad_images"
-    " -workers -views -normalise",
+    " -labelled_images -ignore -crop_size -crop_scale -holdout_classes -test_fraction -split_seed -label_noise"
+    " -labelled_share -root -augment -images -bad_images -workers -views -normalise",
     "Teacher": "teacher clip_mode teacher_weights teacher_size teacher_head"
     " -teacher_mean -teacher_std -teacher_args -teacher_stages -teacher_mode -embeddings -head_epochs -teacher_lr",
     "Student": "student student_weights init_from head target_space dim align -student_stages",
     "Network": "network hidden",
     "Method": "method objective method_args beta gamma alpha temperature transformations queue key_momentum"
     " -node_weight -edge_weight -ss_head -init_epochs",
-    "Graph": "graph k scope refine -hops -edges -neighbours -nodes -kernel -scale -criterion -form -relation",
+    "Graph": "graph k scope refine -hops -edges -neighbours -nodes -pool -kernel -scale -criterion -form -relation",
     "Optimisation": "epochs batch_size lr schedule optimiser weight_decay select"
     " -warmup_epochs -ema -patience -schedule_by -min_lr -milestones -drop_last -momentum -nesterov"
     " -decay_norm_and_bias -clip_norm -accumulate -batch_norm -eval_every",

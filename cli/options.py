@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import click
 
 from relgraph.errors import RelgraphError
-from relgraph.options import Option, check_names, options_of
+from relgraph.options import PAIR, Option, check_names, options_of
 from relgraph.training.presets import DIGITS as DIGITS_PRESET
 from relgraph.training.pretrain_recipe import DEFAULTS, DIGITS, PretrainRecipe
 from relgraph.training.recipe import OBJECTS, BaseRecipe, Recipe
@@ -121,6 +121,8 @@ def _option(item: Option, digits: Mapping[str, Any], where: str, published: str 
 
 def _type(item: Option) -> Any:
     kind, plain = item.kinds[0], [WORDS.get(kind, kind.__name__) for kind in item.kinds if kind in TYPES]
+    if PAIR in item.kinds:
+        return Typed(item, "|".join([*plain, "HxW"]))
     if get_origin(kind) is tuple:
         return Typed(item, f"{get_args(kind)[0].__name__},...")
     if item.words:

@@ -20,6 +20,8 @@ COLUMNS = {
     "recall@10": "recall@10 %",
     "mAP": "mAP %",
     "mAP@R": "mAP@R %",
+    "miou": "mIoU %",
+    "pixel_accuracy": "pixel accuracy %",
 }
 
 
@@ -63,6 +65,13 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
     found = [name for name in COLUMNS if any(name in row for row in networks.values())]
     rows = [[network, *(row.get(name) for name in found)] for network, row in networks.items()]
     return table([title, *(COLUMNS[name] for name in found)], rows) if found else ""
+
+
+def by_class(networks: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a table of the intersection over union of each class; an empty text if the networks have none."""
+    names = list(dict.fromkeys(name for row in networks.values() for name in row if name.startswith("iou_")))
+    rows = [[name.removeprefix("iou_"), *(row.get(name) for row in networks.values())] for name in names]
+    return table(["class", *(f"{network}, IoU %" for network in networks)], rows) if names else ""
 
 
 def say_registered(kind: str) -> None:

@@ -13,9 +13,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from relgraph.data.catalogue import SOURCES
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
-from relgraph.data.sources import SOURCES
 from relgraph.data.views import Normalise
 from relgraph.names import build_backbone, student
 from relgraph.networks.files import load_network, save_network

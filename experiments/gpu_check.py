@@ -160,7 +160,9 @@ def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
     method.double()
     maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN.student_maps] for _ in range(2)]
     # Each network outputs three vectors of the images and of three extra views, which SSKD reads.
-    parts = [[torch.randn(rows, 4).double() for rows in (16, 16, 16, 48, 48, 48)] for _ in range(2)]
+    logits = SMALL_RUN.scores if name == "holistic" else (4,)
+    sizes = ((16, 4), (16, *logits), (16, 4), (48, 4), (48, 4), (48, 4))
+    parts = [[torch.randn(size).double() for size in sizes] for _ in range(2)]
     found = []
     for place in (torch.device("cpu"), device):
         s, t = ([x.to(place) for x in vectors] for vectors in parts)
@@ -264,8 +266,8 @@ def checks(device: torch.device) -> dict[str, Check]:
     if device.type != "cpu":
         for name in METHODS:
             found[f"{name} as on the CPU"] = partial(as_on_the_cpu, device, name)
-    # FSP needs a teacher as wide as the student.
-    names = [name for name in METHODS if name not in ("ega", "fsp")]
+    # FSP needs a teacher as wide as the student, the holistic term networks that segment.
+    names = [name for name in METHODS if name not in ("ega", "fsp", "holistic")]
     others = [BenchmarkLoop(f"{name}, online teacher", name, teacher="online") for name in names]
     for loop in (STORED, KNN, ONLINE, *others):
         if device.type == "cuda":

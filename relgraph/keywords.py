@@ -11,16 +11,17 @@ class TrainOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None
+    ignore: tuple[int, ...]
     test_fraction: float
     split_seed: int
     holdout_classes: str | None
     workers: int | None
     val_fraction: float
-    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"]
     teacher: str | Any
     teacher_weights: str | None
     teacher_size: int | None
@@ -45,6 +46,9 @@ class TrainOptions(TypedDict, total=False):
     logger: tuple[str, ...] | Any
     labels_per_class: int
     label_fraction: float
+    labelled_images: int | None
+    crop_size: tuple[int, ...] | None
+    crop_scale: tuple[float, ...]
     label_noise: float
     labelled_share: float
     views: Literal["shared", "independent"]
@@ -77,6 +81,7 @@ class TrainOptions(TypedDict, total=False):
     scale: str | Any | None
     criterion: str | Any | None
     nodes: Literal["embedding", "feature", "map", "positions"] | None
+    pool: float | None
     node_weight: float | None
     edge_weight: float | None
     gamma: float | None
@@ -89,7 +94,7 @@ class TrainOptions(TypedDict, total=False):
     accumulate: int
     lr: float
     weight_decay: float
-    schedule: Literal["step", "cosine", "constant"]
+    schedule: Literal["step", "cosine", "poly", "constant"]
     schedule_by: Literal["epoch", "step"]
     warmup_epochs: int
     milestones: tuple[int, ...] | None
@@ -105,16 +110,17 @@ class PretrainOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None
+    ignore: tuple[int, ...]
     test_fraction: float
     split_seed: int
     holdout_classes: str | None
     workers: int | None
     val_fraction: float
-    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"]
     teacher: str | Any | None
     teacher_weights: str | None
     teacher_size: int | None
@@ -159,10 +165,11 @@ class EmbedOptions(TypedDict, total=False):
 
     dataset: str | Any
     root: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
     unlabelled: str | None
+    ignore: tuple[int, ...]
     test_fraction: float
     split_seed: int
     holdout_classes: str | None

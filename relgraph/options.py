@@ -17,11 +17,13 @@ from relgraph.errors import RelgraphError, unknown
 # Each bound in words, and as pydantic calls it.
 BOUNDS = {"above": ("above", "gt"), "least": ("at least", "ge"), "below": ("below", "lt"), "most": ("at most", "le")}
 OUT_OF_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+PAIR = tuple[int, int]  # height and width, as a text HEIGHTxWIDTH
 KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "a word",
+    PAIR: "HEIGHTxWIDTH",
     tuple[int, ...]: "a list of whole numbers",
     tuple[float, ...]: "a list of numbers",
     tuple[str, ...]: "a list of words",
@@ -38,7 +40,8 @@ def option(
     """Return the field of an option of a dataclass: its default, and the range of a number.
 
     Its type is the field's annotation: int, float, bool, str, a `Literal` of words, a tuple of any length of numbers or
-    words, or one of these or `None`; a number is finite, its range given by `above`, `least`, `below` and `most`.
+    words, `PAIR`, or one of these or `None`; a number is finite, its range given by `above`, `least`, `below` and
+    `most`.
     Its help is the entry under `Args` in the docstring of the class. The class calls `check_options` when it is made.
 
     Args:
@@ -108,7 +111,7 @@ class Option:
     def read(self, given: Any, owner: str = "") -> Any:
         """Return the value that a text, or what a YAML file holds, stands for; `check` tests its range.
 
-        A text with commas is a list, where the option is one.
+        A text with commas is a list, where the option is one; of a pair an "x" stands between the numbers.
 
         Raises:
             RelgraphError: if it is of another kind; the message names the option of `owner`.
@@ -118,7 +121,8 @@ class Option:
         if given is None and NoneType in self.kinds:
             return None
         listed = any(get_origin(kind) is tuple for kind in self.kinds)
-        parts = given if isinstance(given, (tuple, list)) else str(given).split(",")
+        parts = given if isinstance(given, (tuple, list)) else str(given).split("x" if PAIR in self.kinds else ",")
+        listed = listed and not (int in self.kinds and len(parts) == 1)
         # As text: a number would become a switch, and a switch a number.
         text = tuple(str(part).strip() for part in parts) if listed else str(given)
         try:
@@ -155,7 +159,9 @@ def _adapter(kinds: tuple[Any, ...], bounds: tuple[tuple[str, float], ...]) -> A
     from pydantic import ConfigDict, Field, TypeAdapter
 
     limits: dict[str, Any] = {BOUNDS[name][1]: bound for name, bound in bounds}
-    bounded = [Annotated[kind, Field(**limits)] if kind in (int, float) else kind for kind in kinds]
+    whole: Any = Annotated[int, Field(**limits)]
+    of: dict[Any, Any] = {int: whole, float: Annotated[float, Field(**limits)], PAIR: tuple[whole, whole]}
+    bounded = [of.get(kind, kind) for kind in kinds]
     any_of_them: Any = Union[*bounded]
     return TypeAdapter(any_of_them, config=ConfigDict(allow_inf_nan=False))
 

@@ -14,7 +14,8 @@ class Output(NamedTuple):
 
     Attributes:
         embedding: The nodes of its graph, `(N, D)`.
-        logits: `(N, classes)`, where there is a classifier.
+        logits: `(N, classes)`, where there is a classifier; of each position `(N, classes, h, w)`, where pixels have
+            classes.
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
         maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; empty
             for a network that returns no maps.
@@ -100,14 +101,22 @@ class Batch(NamedTuple):
 
     Attributes:
         indices: Position of each image in the training set, `(N,)`.
-        labels: Class of each image, `(N,)`; -1 where it is unknown.
+        labels: Class of each image, `(N,)`, or where pixels have classes of each pixel, `(N, h, w)`; -1 where it is
+            unknown.
         edges: The graph of which the batch was made, where a method is not to find its own: its anchors alone have a
             loss; the images behind them are their neighbours, or fill the batch.
+        images: The images as the student reads them, `(N, C, H, W)`, where a method reads "image".
     """
 
     indices: Tensor
     labels: Tensor
     edges: BatchEdges | None = None
+    images: Tensor | None = None
+
+    @property
+    def of_images(self) -> Tensor:
+        """The classes of the images, `(N,)`; -1 for all where it is pixels that have classes."""
+        return self.labels if self.labels.ndim == 1 else torch.full_like(self.indices, -1)
 
     def learned(self, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the labels `(N,)` that are learned: -1 for images behind the anchors, of the rows of this process."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.options import check_names, check_options, option, options_of
+from relgraph.options import PAIR, check_names, check_options, option, options_of
 from tests.checks import assert_refused
 
 
@@ -37,6 +37,7 @@ class Every:
     means: tuple[float, ...] = option(default=())
     words: tuple[str, ...] = option(default=())
     graph: str | Tensor = option(default="dense")
+    size: int | PAIR | None = option(default=None, least=1)
     no_option: int = 7
 
     def __post_init__(self) -> None:
@@ -59,6 +60,7 @@ def test_numbers_lie_in_their_range() -> None:
         ("tau", [1e-9, 1, 1e9], [0, 0.0, -1.0, math.nan, math.inf], "above 0"),
         ("share", [0, 0.999], [-1, 1, math.nan, math.inf], "at least 0 and below 1"),
         ("ratio", [None, 0, 1], [-0.1, 1.1, math.nan], "at least 0 and at most 1"),
+        ("size", [None, 1, (1, 2)], [0, (0, 2)], "at least 1"),
         ("seed", [1, 2**31], [0, -1, 2**31 + 1], "at least 1 and at most 2147483648"),
     )
     for name, accepted, wrong, words in ranges:
@@ -112,6 +114,7 @@ def test_texts_are_read_as_the_kind_of_the_option() -> None:
         "means": {".5": (0.5,)},
         "words": {"a=1,b": ("a=1", "b")},
         "graph": {"knn": "knn"},
+        "size": {"32": 32, "180x240": (180, 240)},
     }
     for name, texts in read.items():
         assert repr({text: options_of(Every)[name].read(text) for text in texts}) == repr(texts), name
@@ -120,6 +123,7 @@ def test_texts_are_read_as_the_kind_of_the_option() -> None:
 def test_what_a_yaml_file_holds_is_read_as_its_text() -> None:
     read: dict[str, tuple[Any, Any]] = {
         "ratio": (None, None), "tau": ("5e-4", 5e-4), "share": (2, 2.0), "steps": ([2, 5], (2, 5)), "path": (3, "3"),
+        "size": ([180, 240], (180, 240)),
     }  # fmt: skip
     assert {name: (given, options_of(Every)[name].read(given)) for name, (given, _) in read.items()} == read
     wrong: tuple[Any, ...] = (None, True, 1.5, {})
@@ -138,6 +142,7 @@ def test_texts_of_another_kind_are_refused() -> None:
         ("exact", "maybe", "exact of every must be true or false, got 'maybe'"),
         ("side", "lef", "unknown side of every 'lef': did you mean 'left'? (known: left, right)"),
         ("limit", "non", "unknown limit of every 'non': did you mean 'none'? (known: none)"),
+        ("size", "180x240x3", "size of every must be a whole number or HEIGHTxWIDTH, got '180x240x3'"),
         ("steps", "1,b", "steps of every must be a list of whole numbers, got '1,b'"),
     ]
     read = {name: found.read for name, found in options_of(Every).items()}

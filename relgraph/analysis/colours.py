@@ -27,6 +27,25 @@ def class_colours(count: int) -> list[str]:
     return [TEN[number % len(TEN)] for number in range(count)]
 
 
+def area_colours(count: int) -> list[str]:
+    """Return a colour `#rrggbb` for each class of pixels, which have no shape: of more than ten those of PASCAL VOC.
+
+    Three bits of a class's number, from the lowest on, are the highest bits of red, green and blue, the next three bits
+    the bits below (Everingham et al., VOC development kit); 255 classes differ, the first is black.
+
+    >>> area_colours(2), area_colours(21)[:4]
+    (['#1868e8', '#f06000'], ['#000000', '#800000', '#008000', '#808000'])
+    """
+    if count <= len(TEN):
+        return list(TEN[:count])
+    return ["#" + "".join(f"{_voc(number >> channel):02x}" for channel in range(3)) for number in range(count)]
+
+
+def _voc(bits: int) -> int:
+    """Return every third bit of a number, the lowest first, as the bits of a byte, the highest first."""
+    return sum((bits >> 3 * place & 1) << 7 - place for place in range(8))
+
+
 def class_shapes(count: int) -> list[str]:
     """Return the shape of each class's mark, a name of `SHAPES`: fifty classes differ in colour or shape.
 

@@ -15,7 +15,7 @@ from relgraph.names import Methods, parse_methods
 
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
 # The least of a run that each method can be built for, so that an instance can show what it reads and holds.
-SMALL_RUN = RunFacts(4, 4, 4, MAPS, MAPS, 4, torch.arange(4), nn.Identity())
+SMALL_RUN = RunFacts(4, 4, 4, MAPS, MAPS, 4, torch.arange(4), nn.Identity(), scores=(4, 8, 8), image=(3, 8, 8))
 
 # What the docstrings of methods refer to, with what it says.
 BASES: dict[type, str] = {

@@ -38,6 +38,7 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
+from relgraph.training.tasks import Pixels
 from relgraph.training.validation_graph import compares_features
 from relgraph.training.vectors import in_original, open_vectors, vector_file
 
@@ -231,10 +232,13 @@ class TrainedRun:
     @property
     def has_labels(self) -> bool:
         """Whether there are labels, and images to test by which networks can be judged."""
-        return len(self.data.test) > 0 and bool((self.data.train.true_labels >= 0).any())
+        known = self.data.of_pixels or bool((self.data.train.true_labels >= 0).any())
+        return known and len(self.data.test) > 0
 
     def has_trained_classifier(self, network: str) -> bool:
-        """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
+        """Return whether a loss trained the classifier of "student" or "teacher" for images: else it says nothing."""
+        if self.data.of_pixels:
+            return False
         if network == "student":
             return self.recipe.learns_labels
         return self.recipe.reads_teacher_classifier and bool((self.data.train.labels >= 0).any())
@@ -275,6 +279,19 @@ class TrainedRun:
         if contrasted is not None:  # in place of projections
             embedding = contrasted(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
+
+    @torch.no_grad()
+    def dense_outputs(self, pixels: Tensor, *, teacher: bool = False) -> Output:
+        """Return the student's outputs for uint8 images `(B, C, H, W)` with labels of pixels, or those of its teacher.
+
+        Logits are of positions, where a loss trained them, and stage maps are there.
+        """
+        pixels = pixels.to(self.device)
+        if not teacher:
+            found: Output = self.student(self._prepare(pixels))
+            return found if self.recipe.learns_labels else found._replace(logits=None)
+        assert self.teacher is not None
+        return self.teacher.features(input_of(self.teacher)(pixels))
 
     def node_set(self, images: ImageSet, source: Source = "teacher") -> NodeSet:
         """Return the `nodes` of student and teacher, with what is known of the images.
@@ -331,12 +348,15 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
     fewer of two classes or more, with those alone (`linear_few`, and `knn_few` with no more votes than a class has
     labels). Where the test images are of unseen classes, each is a query among all others by the network's vectors in
-    the space that the method compared: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R`.
+    the space that the method compared: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R`. Where pixels have
+    classes, the figures of the scores of student and teacher: `miou`, `pixel_accuracy` and `iou_NAME` of each class.
 
     Raises:
         RelgraphError: if the run cannot be opened.
     """
     opened = run if isinstance(run, TrainedRun) else TrainedRun(run)
+    if opened.data.of_pixels:
+        return _pixel_figures(opened)
     if opened.data.unseen:
         return _unseen_figures(opened)
     train, test = opened.split("train"), opened.split("test")
@@ -358,6 +378,19 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
             for suffix, labels, votes in chosen:
                 row[f"knn{suffix}"] = knn_accuracy(known.feature, labels, asked.feature, test.labels, k=votes)
                 row[f"linear{suffix}"] = linear_probe(known.feature, labels, asked.feature, test.labels)
+    return report
+
+
+def _pixel_figures(run: TrainedRun) -> dict[str, Any]:
+    train, test, teacher = run.split("train"), run.split("test"), run.teacher
+    counts = {"train": len(train), "labelled": int((train.labels >= 0).sum()), "test": len(test)}
+    report: dict[str, Any] = {"run": str(run.run.path), "images": counts}
+    if run.recipe.learns_labels:
+        task = Pixels(run.data, run._prepare, run.device, run.recipe.processes)
+        report["student"] = task.measure(run.student, test)
+    if teacher is not None and teacher.scores(test.classes, test.images.shape[-2:]):
+        task = Pixels(run.data, input_of(teacher), run.device, run.recipe.processes)
+        report["teacher"] = task.measure(teacher.features, test)
     return report
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relgraph.data import AUGMENTATIONS, transforms
+from relgraph.data.pixel_views import PixelAugmentation
 from relgraph.data.views import DrawnViews, PadCropFlip, unit
 from relgraph.errors import RelgraphError, unknown
 
@@ -192,7 +193,7 @@ class DigitsView(DrawnViews):
         return views.masked_fill_(erased[:, None], 0)
 
 
-Augmentation = PadCropFlip | ContrastiveAugmentation | Digits
+Augmentation = PadCropFlip | ContrastiveAugmentation | Digits | PixelAugmentation
 
 # Chen et al. 2020, arXiv 2003.04297: SimCLR's parts with a weaker jitter and larger crops.
 MOCO = ContrastiveAugmentation()
@@ -209,7 +210,7 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
 
     Args:
         name: "crop" (padding, crop, flip), "moco" (`MOCO`), "simclr" (`SIMCLR`, for large images), "simclr-small"
-            (`SIMCLR_SMALL`) or "digits" (`Digits`).
+            (`SIMCLR_SMALL`), "digits" (`Digits`) or "pixels" (`PixelAugmentation`, for classes of pixels).
         padding: Black pixels on every side, for "crop".
         flip: Whether an image may be mirrored.
         channels: Of the images.
@@ -224,6 +225,8 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
         raise unknown("augmentation", name, AUGMENTATIONS)
     if name == "crop":
         return PadCropFlip(padding, flip)
+    if name == "pixels":
+        return PixelAugmentation(flip=flip)
     transforms.check_channels(f"augmentation {name!r}", channels)
     if name == "digits":
         return Digits()

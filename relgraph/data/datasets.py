@@ -1,13 +1,15 @@
 """Data sets ready for training: images held out for validation, few or wrong labels, and what normalises them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
+from relgraph.data.decoding import ImageSize
 from relgraph.data.images import SPLITS, ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
@@ -46,6 +48,11 @@ class DataSet:
         """The names of the classes that are kept out of training, those for validation and for testing; else empty."""
         return {split.split: list(split.classes) for split in (self.val, self.test)} if self.unseen else {}
 
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it is pixels that have classes: every split has `maps`."""
+        return self.train.maps is not None
+
     def file_names(self, images: ImageSet) -> list[str] | None:
         """Return the path of each image's file within the folder of the data set; `None` where they come from none.
 
@@ -63,7 +70,7 @@ def load(
     source: Source,
     *,
     root: Path,
-    image_size: int | None,
+    image_size: ImageSize | None,
     val_fraction: float,
     labels_per_class: int | None,
     seed: int,
@@ -75,8 +82,10 @@ def load(
     split_seed: int = 0,
     unlabelled: Path | None = None,
     unseen: UnseenClasses | None = None,
+    ignore: tuple[int, ...] = (),
+    labelled_images: int | None = None,
 ) -> DataSet:
-    """Load a data set: one of `sources.SOURCES`, of `file_sources`, or another object like them.
+    """Load a data set: one of `catalogue.SOURCES`, of `file_sources`, or another object like them.
 
     Of a data set with classes and without a test split, a share `test_fraction` of every class becomes it, drawn by
     `split_seed` alone, before anything else: `seed` never moves it. What is left is the original training split.
@@ -101,6 +110,9 @@ def load(
     depth, are training images with the label -1, `classes` is empty, and so are the validation and test images,
     whatever the `val_fraction`: without classes nothing is held out. Mean and std are those of all images.
 
+    Where pixels have classes, images are held out by their number, not by class, and `labelled_images` of the training
+    images keep their label; the numbers `ignore` in files of labels stand, as 255 does, for no class.
+
     With `skip_bad` image files that cannot be read are left out before anything is drawn, and named in `left_out`;
     streamed images are decoded once to find them.
 
@@ -116,7 +128,12 @@ def load(
     """
     _check(val_fraction, labels_per_class, label_fraction, label_noise)
     source = source if unlabelled is None else source.beside(unlabelled.expanduser())
+    source = source.ignoring(ignore) if ignore else source
     original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
+    _check_pixels(source.name, original.train, labelled_images, {
+        "labels_per_class": labels_per_class, "label_fraction": label_fraction if label_fraction < 1 else None,
+        "label_noise": label_noise or None, "holdout_classes": unseen
+    })  # fmt: skip
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
     if unseen is None:
@@ -130,6 +147,8 @@ def load(
     mean, std = original.normalisation or channel_statistics(pixels)
     if labels_per_class is not None or label_fraction < 1:
         train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
+    if labelled_images is not None:
+        train = keep_images(train, labelled_images, generator("labels", seed))
     if label_noise > 0:
         train = add_noise(train, label_noise, generator("label noise", seed))
     for images in original.unlabelled:
@@ -171,7 +190,8 @@ def together(splits: Sequence[ImageSet]) -> ImageSet:
     for part in parts[1:]:
         images = images.followed_by(part.images) if isinstance(images, ImageFiles) else torch.cat([images, part.pixels])
         decoded = None if decoded is None or part.decoded is None else decoded.followed_by(part.decoded)
-    return ImageSet(images, labels, classes, "all", index, truth, decoded, of)
+    maps = reduce(lambda a, b: a if a is None or b is None else a.followed_by(b), [part.maps for part in parts])
+    return ImageSet(images, labels, classes, "all", index, truth, decoded, of, maps)
 
 
 def _with_test(dataset: str, train: ImageSet, test: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -197,6 +217,14 @@ def _check(val: float, count: int | None, share: float, noise: float) -> None:
             raise RelgraphError(told)
 
 
+def _check_pixels(dataset: str, train: ImageSet, labelled: int | None, others: Mapping[str, object]) -> None:
+    if train.maps is None and labelled is not None:
+        told = f"{dataset} has no labels of pixels: expected labels_per_class or label_fraction"
+        raise RelgraphError(f"{told}, got labelled_images {labelled}")
+    if train.maps is not None and (found := [name for name, value in others.items() if value is not None]):
+        raise RelgraphError(f"{dataset} has labels of pixels: expected labelled_images, got {' and '.join(found)}")
+
+
 def _check_unlabelled(dataset: str, count: int | None, share: float, noise: float) -> None:
     options = {"labels_per_class": (count, None), "label_fraction": (share, 1.0), "label_noise": (noise, 0.0)}
     if found := " and ".join(f"{name} {value}" for name, (value, default) in options.items() if value != default):
@@ -215,11 +243,11 @@ def hold_out(images: ImageSet, fraction: float, generator: Generator, split: str
         RelgraphError: if a class would keep no training image.
     """
     held = torch.zeros(len(images), dtype=torch.bool)
-    for label, name in enumerate(images.classes):
+    for label, group in enumerate(images.groups):
         members = (images.labels == label).nonzero().flatten()
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
-            found = f"class {name!r} has {len(members)} training images"
+            found = f"{group} has {len(members)} training images"
             raise RelgraphError(f"{found}, and {count} for {PURPOSES[split]} leave none to train on")
         held[_draw(members, count, generator)] = True
     return images.select(~held), replace(images.select(held), split=split)
@@ -241,6 +269,20 @@ def keep_labels(images: ImageSet, count: int | None, share: float, generator: Ge
             found = f"class {name!r} has {len(members)} training images"
             raise RelgraphError(f"{found}, fewer than the {count} labels per class asked for")
         labels[_draw(members, kept, generator)] = label
+    return images.relabel(labels)
+
+
+def keep_images(images: ImageSet, count: int, generator: Generator) -> ImageSet:
+    """Return the images with the labels of pixels of `count` of them, and -1 for the others.
+
+    Raises:
+        RelgraphError: if fewer have a label, or none is asked for.
+    """
+    members = (images.labels >= 0).nonzero().flatten()
+    if not 1 <= count <= len(members):
+        raise RelgraphError(f"labelled_images must be from 1 to the {len(members)} that have a label, got {count}")
+    labels = torch.full_like(images.labels, -1)
+    labels[_draw(members, count, generator)] = 0
     return images.relabel(labels)
 
 
@@ -274,7 +316,8 @@ def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, pool: ImageFiles | N
     truth = None if train.truth is None else torch.cat([train.truth, no_labels])
     decoded = None if train.decoded is None or pool is None else train.decoded.with_pool(pool)
     labels = torch.cat([train.labels, no_labels])
-    return replace(train, images=images, labels=labels, index=index, truth=truth, decoded=decoded)
+    maps = None if train.maps is None else train.maps.with_unlabelled(len(unlabelled))
+    return replace(train, images=images, labels=labels, index=index, truth=truth, decoded=decoded, maps=maps)
 
 
 def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:
@@ -283,7 +326,7 @@ def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:
     # A part after the other: these are the large ones, and they come from a file.
     slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
     for slot, part in zip(slots, parts, strict=True):
-        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
+        slot.copy_(part if part.shape == slot.shape else resized(part, (slot.shape[-2], slot.shape[-1])))
     return images
 
 

@@ -3,14 +3,18 @@
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
 from relgraph.errors import RelgraphError
+
+T = TypeVar("T")
 
 # No others are opened, whatever a file's name: PIL would hand an EPS to Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
@@ -19,6 +23,7 @@ BACKGROUND = (255, 255, 255)  # white, on which browsers show what is transparen
 PIXEL_LIMIT = 89_478_485
 # Longer side by shorter one: of a longer image only the middle is resized, which its centre is cropped from.
 LONGEST = 16
+TURNS_ASIDE = range(5, 9)  # orientations whose height is the stored width
 ORIENTATION = 0x0112  # the tag of EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,6 +34,18 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+ImageSize = int | tuple[int, int]  # of a square, or height and width, in pixels
+
+
+def pair(size: ImageSize) -> tuple[int, int]:
+    """Return the height and width of a size.
+
+    >>> pair(32), pair((180, 240))
+    ((32, 32), (180, 240))
+    """
+    return (size, size) if isinstance(size, int) else size
 
 
 class BadImage(RelgraphError):
@@ -51,32 +68,41 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def read_image(file: Path, image_size: int | None) -> Image.Image:
+def read_image(file: Path, image_size: ImageSize | None) -> Image.Image:
     """Return the image in `file` as a person sees it, as RGB; of several the first.
 
-    It is turned as its EXIF orientation says, and transparent pixels are composed on white. With an `image_size` its
-    shorter side is resized to it and its centre cropped.
+    It is turned as its EXIF orientation says, and transparent pixels are composed on white. With an `image_size` it is
+    resized to cover it, and its centre cropped.
 
     Raises:
         RelgraphError: if the file is not a readable image of 8 bits per channel and at most `PIXEL_LIMIT` pixels.
     """
+    image = _read(file, _upright)
+    return image if image_size is None else fitted(image, image_size)
+
+
+def read_numbers(file: Path) -> Image.Image:
+    """Return as a grey image the numbers that are the pixels of the one in `file`, grey or with a palette.
+
+    Raises:
+        RelgraphError: if the file is not a readable image of one channel of 8 bits and at most `PIXEL_LIMIT` pixels.
+    """
     try:
-        # PIL would wait for ever for what is written into a pipe.
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise BadImage(file, "expected a file, found a pipe, a device or a folder")
-        image = _decoded(file)
-    except BadImage:
-        raise
-    except MemoryError as error:  # the machine's fault, and not to be skipped
-        raise RelgraphError(f"{file}: there is not enough memory to decode it") from error
-    except Image.DecompressionBombError as error:
-        raise BadImage(file, f"expected at most {PIXEL_LIMIT:,} pixels, found more than twice as many") from error
-    except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
-        raise BadImage(file, f"not a readable image ({' '.join(str(error).split())})") from error
-    return image if image_size is None else _centre(image, image_size)
+        return _read(file, _numbers)
+    except BadImage as error:
+        raise RelgraphError(f"{file}: {error.reason}") from error
 
 
-def as_seen(image: Image.Image, image_size: int | None) -> Image.Image:
+def size_as_seen(file: Path) -> tuple[int, int]:
+    """Return the width and height of an image in a file, turned as its EXIF orientation says; it is not decoded.
+
+    Raises:
+        BadImage: if it is no image.
+    """
+    return _read(file, _size_as_seen)
+
+
+def as_seen(image: Image.Image, image_size: ImageSize | None) -> Image.Image:
     """Return an image that PIL opened as `read_image` does one in a file.
 
     Raises:
@@ -84,7 +110,7 @@ def as_seen(image: Image.Image, image_size: int | None) -> Image.Image:
         Exception: what PIL raises if it cannot decode the image.
     """
     seen = _upright(image)
-    return seen if image_size is None else _centre(seen, image_size)
+    return seen if image_size is None else fitted(seen, image_size)
 
 
 @cache
@@ -94,17 +120,46 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _decoded(file: Path) -> Image.Image:
-    with Image.open(file, formats=_formats()) as opened:
-        try:
-            return _upright(opened)
-        except Unfit as error:
-            raise BadImage(file, str(error)) from error
+def _read(file: Path, read: Callable[[Image.Image], T]) -> T:
+    """Return what a function reads of the image in a file."""
+    try:
+        # PIL would wait for ever for what is written into a pipe.
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise BadImage(file, "expected a file, found a pipe, a device or a folder")
+        with Image.open(file, formats=_formats()) as opened:
+            return read(opened)
+    except BadImage:
+        raise
+    except Unfit as error:
+        raise BadImage(file, str(error)) from error
+    except MemoryError as error:  # the machine's fault, and not to be skipped
+        raise RelgraphError(f"{file}: there is not enough memory to decode it") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(file, f"expected at most {PIXEL_LIMIT:,} pixels, found more than twice as many") from error
+    except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
+        raise BadImage(file, f"not a readable image ({' '.join(str(error).split())})") from error
+
+
+def _size_as_seen(opened: Image.Image) -> tuple[int, int]:
+    aside = opened.format != "TIFF" and _orientation(opened) in TURNS_ASIDE  # of TIFF it is obeyed already
+    return opened.size[::-1] if aside else opened.size
+
+
+def _check_size(opened: Image.Image) -> None:
+    if opened.width * opened.height > PIXEL_LIMIT:
+        raise Unfit(f"expected at most {PIXEL_LIMIT:,} pixels, found {opened.width:,} x {opened.height:,}")
+
+
+def _numbers(opened: Image.Image) -> Image.Image:
+    _check_size(opened)
+    if opened.mode not in ("1", "L", "P"):
+        told = "save the number of each pixel's class as a grey image (mode L) or one with a palette (P)"
+        raise Unfit(f"expected a number of 8 bits for each pixel, found PIL's mode {opened.mode}: {told}")
+    return Image.fromarray(np.asarray(opened).astype(np.uint8))  # of a palette its indices, of black and white 0 and 1
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    if opened.width * opened.height > PIXEL_LIMIT:
-        raise Unfit(f"expected at most {PIXEL_LIMIT:,} pixels, found {opened.width:,} x {opened.height:,}")
+    _check_size(opened)
     if opened.mode.startswith(("I", "F")):  # PIL clips those to white without a word
         raise Unfit(f"expected 8 bits per channel, found PIL's mode {opened.mode}")
     opened.load()  # some formats know their orientation, or that they are transparent, only then
@@ -132,19 +187,40 @@ def _opaque(image: Image.Image) -> Image.Image:
     return background
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """Return an image with its shorter side resized to `side`, and its centre cropped to a square."""
-    image = _shortened(image)
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
+def fitted(
+    image: Image.Image, image_size: ImageSize, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return an image resized until it just covers a size, and its centre cropped to it."""
+    height, width = pair(image_size)
+    return _middle(covering(_shortened(image, image_size), image_size, resample), width, height)
 
 
-def _shortened(image: Image.Image) -> Image.Image:
+def covering(
+    image: Image.Image, image_size: ImageSize, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return an image resized until it just covers a size, nothing of it cropped."""
+    height, width = pair(image_size)
+    scale = max(height / image.height, width / image.width)
+    return image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
+
+
+def uncovered(image: Image.Image, image_size: ImageSize) -> Image.Image:
+    """Return the part of an image that is left of it in `fitted`, at its own resolution."""
+    height, width = pair(image_size)
+    image = _shortened(image, image_size)
+    scale = max(height / image.height, width / image.width)
+    return _middle(image, min(image.width, round(width / scale)), min(image.height, round(height / scale)))
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _shortened(image: Image.Image, image_size: ImageSize) -> Image.Image:
     """Return the middle of an image that is so long that resizing all of it would take much memory; others as is."""
-    most = LONGEST * min(image.size)
+    least, largest = sorted(pair(image_size))
+    most = LONGEST * -(-largest // least) * min(image.size)
     if max(image.size) <= most + 1:
         return image
     # By an even number, so that the centre stays where it is.

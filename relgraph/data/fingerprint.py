@@ -87,10 +87,10 @@ def first(mask: Tensor) -> int | None:
 def fingerprint(images: ImageSet, processes: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
     """Return the fingerprint of a split, as JSON holds it.
 
-    `images` is their number, and `sha256` that of their classes, true labels, positions and checksums: in memory of the
-    pixels, of streamed files of their names and sizes. Of these `modified` is the SHA-256 of the times of modification,
-    and `content` that of the contents, `None` if they have more than 4 GiB. Of several processes each looks at its
-    share, and the first has the fingerprint.
+    `images` is their number, and `sha256` that of their classes, true labels, positions, label maps if they have any,
+    and checksums: in memory of the pixels, of streamed files of their names and sizes. Of these `modified` is the
+    SHA-256 of the times of modification, and `content` that of the contents, `None` if they have more than 4 GiB. Of
+    several processes each looks at its share, and the first has the fingerprint.
 
     Raises:
         RelgraphError: if a file is gone.
@@ -134,7 +134,8 @@ def check_unchanged(
 
 def _known(images: ImageSet, checksums: Tensor) -> str:
     found = hashlib.sha256("\0".join(images.classes).encode(errors="surrogateescape"))
-    for part in (images.true_labels, images.index, checksums):
+    maps = () if images.maps is None else (images.maps.sums,)
+    for part in (images.true_labels, images.index, checksums, *maps):
         found.update(part.cpu().numpy().astype("<i8").tobytes())
     return found.hexdigest()
 

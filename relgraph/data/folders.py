@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relgraph.data.decoding import BadImage
+from relgraph.data.decoding import BadImage, ImageSize
 from relgraph.data.images import SPLITS as SPLITS
 from relgraph.data.images import ImageFiles, image_files, names_in_one
 from relgraph.data.listing import SUFFIXES, Inode, LeftOut, class_folders, find_images, inode
@@ -57,7 +57,7 @@ def _here(path: Path) -> str:
 
 
 def read_folder(
-    path: Path, image_size: int | None, mode: str = "auto", left_out: LeftOut | None = None
+    path: Path, image_size: ImageSize | None, mode: str = "auto", left_out: LeftOut | None = None
 ) -> tuple[tuple[str, ...], Splits]:
     """Return the classes and, for each split, its images `(N, 3, H, W)` uint8, labels `(N,)` and files.
 
@@ -65,7 +65,7 @@ def read_folder(
     with none of the three holds images without labels: all that are in it, at any depth, hidden ones left out, are
     `train` with the label -1, `test` is empty, and there are no classes, whatever the folders in it are called.
 
-    With an `image_size` the shorter side is resized to it (bicubic, antialiased) and the centre is cropped; without one
+    With an `image_size` images are resized to cover it (bicubic, antialiased) and the centre is cropped; without one
     all images must have the same size. The `mode` memory decodes all images now, stream leaves them in their files, and
     auto does that only where they need more than 8 GiB.
 
@@ -116,7 +116,7 @@ def _all_images(path: Path, left_out: LeftOut, expected: str, taken: Iterable[In
     """Return all images of a folder at any depth, of which there must be one."""
     (names,) = find_images(path, [(path, "")], left_out, frozenset(taken))
     if not names:
-        raise RelgraphError(f"{path}: expected {expected}, found no image ({_looked_for(left_out)})")
+        raise RelgraphError(f"{path}: expected {expected}, found no image ({looked_for(left_out)})")
     return names
 
 
@@ -157,7 +157,7 @@ def list_pool(path: Path, listings: Listings, left_out: LeftOut) -> Listed:
     return Listed.unlabelled(path, _all_images(path, left_out, "images without labels at any depth", taken))
 
 
-def read_pool(path: Path, image_size: int | None, size: tuple[int, int], left_out: LeftOut) -> Tensor:
+def read_pool(path: Path, image_size: ImageSize | None, size: tuple[int, int], left_out: LeftOut) -> Tensor:
     """Return all images of a folder `(N, 3, H, W)` uint8, for a data set in memory whose images have this size.
 
     Raises:
@@ -172,7 +172,11 @@ def read_pool(path: Path, image_size: int | None, size: tuple[int, int], left_ou
 
 
 def read_listings(
-    classes: tuple[str, ...], listings: Listings, image_size: int | None, mode: str, left_out: LeftOut | None = None
+    classes: tuple[str, ...],
+    listings: Listings,
+    image_size: ImageSize | None,
+    mode: str,
+    left_out: LeftOut | None = None,
 ) -> Splits:
     """Return the images of each split, their labels and their files.
 
@@ -245,13 +249,14 @@ def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> 
         for title, names in classes[split].items():
             files = [file for name in names for file in found[folder, name]]
             if not files:
-                raise RelgraphError(f"{folder / names[0]}: no images in this class folder ({_looked_for(left_out)})")
+                raise RelgraphError(f"{folder / names[0]}: no images in this class folder ({looked_for(left_out)})")
             listing[title] = names_in_one(files)
         listings[split] = folder, listing
     return listings
 
 
-def _looked_for(left_out: LeftOut) -> str:
+def looked_for(left_out: LeftOut) -> str:
+    """Return what was looked for, where no image was found."""
     counted = left_out.counted()
     return f"looked for {', '.join(SUFFIXES)}" + (f"; left out {counted}" if counted else "")
 

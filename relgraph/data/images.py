@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from relgraph.data.decoding import BadImage, quiet, read_image
+from relgraph.data.decoding import BadImage, ImageSize, pair, quiet, read_image
+from relgraph.data.label_maps import LabelMaps
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
 from relgraph.printing import no_bar
@@ -38,7 +39,7 @@ class ImageFiles:
     folder: Path
     names: NDArray[np.bytes_]
     size: tuple[int, int]
-    image_size: int | None
+    image_size: ImageSize | None
     pool: Path | None = None
 
     def __len__(self) -> int:
@@ -199,7 +200,7 @@ def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
 def image_files(
     folder: Path,
     names: Sequence[str] | NDArray[np.bytes_],
-    image_size: int | None,
+    image_size: ImageSize | None,
     size: tuple[int, int] | None = None,
     *,
     skip: bool = False,
@@ -212,7 +213,7 @@ def image_files(
         RelgraphError: if that image is unreadable.
     """
     if image_size is not None:
-        size = (image_size, image_size)
+        size = pair(image_size)
     elif size is None:
         size = _first_size(folder, names, skip)
     return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)
@@ -239,6 +240,9 @@ class ImageSet:
     original split: training and validation images that were cut from one split share its numbers. `truth` `(N,)` are
     the true labels, where `labels` hides or changes some (see `relabel`). `decoded` are the files that a tensor of
     images was read from, and `part` `(N,)` says of images of several splits which of `SPLITS` each one is of.
+
+    Where each pixel has a class, `maps` has these, and `classes` are theirs; a label is 0 then if training may use the
+    map of the image, else -1.
     """
 
     images: Tensor | ImageFiles
@@ -249,6 +253,7 @@ class ImageSet:
     truth: Tensor | None = None
     decoded: ImageFiles | None = None
     part: Tensor | None = None
+    maps: LabelMaps | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -278,18 +283,25 @@ class ImageSet:
 
     @property
     def true_labels(self) -> Tensor:
-        """The labels `(N,)` of all images, also those that training does not use."""
+        """The labels `(N,)` of all images, also those that training does not use; -1 where pixels have classes."""
+        if self.maps is not None:
+            return torch.full_like(self.labels, -1)
         return self.labels if self.truth is None else self.truth
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What the labels number, in words: the classes, or where pixels have these all images that have a map."""
+        return tuple(f"class {name!r}" for name in self.classes) if self.maps is None else ("the data set",)
 
     def relabel(self, labels: Tensor) -> "ImageSet":
         """Return the images with other labels `(N,)` for training; evaluation keeps the true ones."""
-        return replace(self, labels=labels, truth=self.true_labels)
+        maps = None if self.maps is None else self.maps.shown(labels)
+        return replace(self, labels=labels, truth=self.true_labels, maps=maps)
 
     def select(self, which: Tensor) -> "ImageSet":
         """Return the images at `which`, positions or a mask; of files none is decoded."""
-        beside = {
-            name: rows[which] for name in ("truth", "decoded", "part") if (rows := getattr(self, name)) is not None
-        }
+        optional = ("truth", "decoded", "part", "maps")
+        beside = {name: rows[which] for name in optional if (rows := getattr(self, name)) is not None}
         chosen: dict[str, Any] = {name: getattr(self, name)[which] for name in ("images", "labels", "index")}
         return replace(self, **chosen, **beside)
 
@@ -301,7 +313,8 @@ class ImageSet:
         """Return the images that lie in memory, and the labels, on a device."""
         images = self.images if isinstance(self.images, ImageFiles) else self.images.to(device)
         truth = None if self.truth is None else self.truth.to(device)
-        return replace(self, images=images, labels=self.labels.to(device), truth=truth)
+        maps = None if self.maps is None else self.maps.to(device)
+        return replace(self, images=images, labels=self.labels.to(device), truth=truth, maps=maps)
 
     def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Generator[Tensor, None, None]:
         """Yield the images `(B, C, H, W)` uint8 at each of `indices`, `(B,)` each, in order.

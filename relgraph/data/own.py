@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
-from relgraph.data.decoding import as_seen, quiet
+from relgraph.data.decoding import ImageSize, as_seen, pair, quiet
 from relgraph.data.folders import SPLITS, check_memory
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import OriginalSplits, Source, original_split
@@ -49,7 +49,7 @@ class OwnData(Source):
         """The attribute that it is, in names of files."""
         return re.split("[:.]", self.name)[-1].lower()
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits; `root` plays no part.
 
         Raises:
@@ -89,7 +89,7 @@ class HuggingFace(Source):
     def __init__(self, place: str) -> None:
         self.place, self.name = place, f"huggingface:{place}"
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits; the package keeps downloads in its own cache, and `root` plays no part.
 
         Raises:
@@ -140,7 +140,7 @@ def _splits(made: Any, name: str) -> dict[str, Any]:
 class _Reader:
     """Reads the splits of a data set, whose images all have the shape of the first."""
 
-    def __init__(self, name: str, image_size: int | None, left_out: LeftOut) -> None:
+    def __init__(self, name: str, image_size: ImageSize | None, left_out: LeftOut) -> None:
         self.name, self.image_size, self.left_out = name, image_size, left_out
         self._shape: torch.Size | None = None
         self._before = 0  # images of splits that are read
@@ -232,7 +232,7 @@ def _label(label: Any, where: str) -> int:
     return number
 
 
-def _pixels(image: Any, image_size: int | None, where: str) -> Tensor:
+def _pixels(image: Any, image_size: ImageSize | None, where: str) -> Tensor:
     """Return an image of any kind as `(C, H, W)` uint8, with an `image_size` resized and cropped as a file's."""
     if isinstance(image, Image):
         with quiet(), telling(f"{where}: not a readable image"):
@@ -266,14 +266,15 @@ def _whole_numbers(image: Tensor, where: str) -> Tensor:
     return (image.float() * 255).round().to(torch.uint8)
 
 
-def _centre(pixels: Tensor, side: int) -> Tensor:
-    """Return an image with its shorter side resized to `side` and its centre cropped, as `decoding` does with files."""
-    scale = side / min(pixels.shape[1:])
-    size = [max(side, round(length * scale)) for length in pixels.shape[1:]]
+def _centre(pixels: Tensor, image_size: ImageSize) -> Tensor:
+    """Return an image resized to cover a size and its centre cropped, as `decoding` does with files."""
+    height, width = pair(image_size)
+    scale = max(height / pixels.shape[1], width / pixels.shape[2])
+    size = [max(least, round(length * scale)) for least, length in zip((height, width), pixels.shape[1:], strict=True)]
     if size != list(pixels.shape[1:]):
         pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
-    top, left = ((length - side) // 2 for length in size)
-    return pixels[:, top : top + side, left : left + side].contiguous()
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return pixels[:, top : top + height, left : left + width].contiguous()
 
 
 def _common_classes(name: str, parts: Mapping[str, Any], labels: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Data sets as objects: digits, and what was published for download; one's own are in `file_sources` and `own`."""
+"""Data sets as objects: digits, and what was published for download; `catalogue` has them by name."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relgraph.data.downloads import Archive
+from relgraph.data.decoding import ImageSize, pair
+from relgraph.data.downloads import Archive, State
 from relgraph.data.folders import POOL, Listings, check_memory, list_pool, read_listings, read_pool
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
@@ -43,7 +44,7 @@ class OriginalSplits:
 
 
 class Source(ABC):
-    """A data set that can be read: a member of `SOURCES`, one of `file_sources`, or an object of one's own.
+    """A data set that can be read: a member of `catalogue.SOURCES`, one of `file_sources`, or an object of one's own.
 
     Attributes:
         name: Its name as it is written.
@@ -57,8 +58,21 @@ class Source(ABC):
         """Its name in those of files: of a folder or a file the last part of its path."""
         return Path(self.name.partition(":")[2] or self.name).name
 
+    @property
+    def preset(self) -> str:
+        """The preset of a training that names none."""
+        return "none"
+
+    def ignoring(self, numbers: tuple[int, ...]) -> "Source":
+        """Return the data set with these numbers in its labels of pixels read as 255, a pixel without a class.
+
+        Raises:
+            RelgraphError: if it reads no such labels from files.
+        """
+        raise RelgraphError(f"{self.name} has no files with labels of pixels: expected no numbers to ignore in them")
+
     @abstractmethod
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the original splits, downloaded to `root` if need be, images resized to `image_size`.
 
         The `mode` auto, memory or stream is that of `folders.read_folder`.
@@ -89,7 +103,7 @@ class Beside(Source):
         """Return the data set without image files that cannot be read."""
         return Beside(self.source.skipping(), self.pool, skip=True)
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the original splits with the further images.
 
         Raises:
@@ -116,13 +130,14 @@ def _grey(images: Tensor) -> Tensor:
 
 
 class Facts(NamedTuple):
-    """Numbers of images and classes, and the height and width of an image in pixels."""
+    """Numbers of images and classes, the height and width of an image in pixels, 0 where these differ, and of what."""
 
     train: int
     test: int
     classes: int
     pixels: int
     unlabelled: int = 0
+    of_pixels: bool = False
 
 
 class Digits(Source):
@@ -132,8 +147,9 @@ class Digits(Source):
     """
 
     name = "digits"
+    preset = "digits"
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic); nothing is downloaded.
 
         Raises:
@@ -141,7 +157,7 @@ class Digits(Source):
         """
         from sklearn.datasets import load_digits
 
-        _refuse_stream(self.name, mode)
+        refuse_stream(self.name, mode)
         data = load_digits()
         images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]
         labels = torch.from_numpy(data.target).long()
@@ -151,7 +167,7 @@ class Digits(Source):
         classes = tuple(map(str, data.target_names))
         train, held = (original_split(images[part], labels[part], classes, split)
                        for part, split in ((~test, "train"), (test, "test")))  # fmt: skip
-        return _resize(OriginalSplits(train, held, crop_padding=1, flip=False), image_size)
+        return resize(OriginalSplits(train, held, crop_padding=1, flip=False), image_size)
 
 
 @dataclass(frozen=True)
@@ -165,6 +181,22 @@ class Published(Source):
     @abstractmethod
     def archive(self) -> Archive:
         """The archive in which it was published."""
+
+    def folder(self, root: Path) -> Path:
+        """Return where it lies in `root`."""
+        return root / self.archive.folder
+
+    def state(self, root: Path) -> State:
+        """Return what there is in `root`, by the names of files alone."""
+        return self.archive.state(root)
+
+    def provide(self, root: Path) -> Path:
+        """Return its folder in `root`, downloaded and unpacked if it is not there.
+
+        Raises:
+            RelgraphError: if that fails, or an archive is not the published one.
+        """
+        return self.archive.provide(root)
 
     def check(self, root: Path) -> str:
         """Compare the files in `root` with what was published, and return a word about what agrees.
@@ -202,14 +234,14 @@ class Torchvision(Published):
 
         return getattr(datasets, self.name.split("+")[0].upper())
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the splits, downloaded if they are not in `root`; unlabelled images stay in their file.
 
         Raises:
             RelgraphError: if a file is missing or is not the published one, the download fails, or the mode is stream.
         """
-        _refuse_stream(self.name, mode)
-        folder, reader = self.archive.provide(root), self._reader()
+        refuse_stream(self.name, mode)
+        folder, reader = self.provide(root), self._reader()
         # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
         # sentence that names the file, and once more in torchvision's constructor, before it opens any.
         self.archive.check(root)
@@ -223,7 +255,7 @@ class Torchvision(Published):
             # is never written, but torch requires an array that could be. Each channel is stored column by column.
             stored = np.memmap(folder / UNLABELLED, dtype=np.uint8, mode="c").reshape(-1, 3, 96, 96)
             original = replace(original, unlabelled=(torch.from_numpy(stored.swapaxes(2, 3)),))
-        return _resize(original, image_size)
+        return resize(original, image_size)
 
 
 def _read_split(reader: Any, root: Path, split: str) -> ImageSet:
@@ -268,14 +300,14 @@ class TinyImageNet(Published):
         list_tiny_imagenet(root / self.archive.folder)
         return "its lists agree with its files"
 
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+    def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
         """Return the training images and, as test images, those that were published as validation images.
 
         Raises:
             RelgraphError: if the download fails, files are missing, disagree with each other, or an image that is
                 decoded is unreadable.
         """
-        classes, listings = list_tiny_imagenet(self.archive.provide(root))
+        classes, listings = list_tiny_imagenet(self.provide(root))
         return read_files(classes, listings, image_size, mode, LeftOut(self.skip), self.pool)
 
 
@@ -288,7 +320,7 @@ def original_split(
 
 
 def read_files(
-    classes: tuple[str, ...], listings: Listings, image_size: int | None, mode: str, left_out: LeftOut,
+    classes: tuple[str, ...], listings: Listings, image_size: ImageSize | None, mode: str, left_out: LeftOut,
     pool: Path | None = None,
 ) -> OriginalSplits:  # fmt: skip
     """Return the original splits of image files, and as unlabelled images those in the folder `pool`.
@@ -308,36 +340,33 @@ def read_files(
                           pool=None if further is None else further[2], left_out=left_out)  # fmt: skip
 
 
-def _refuse_stream(name: str, mode: str) -> None:
+def refuse_stream(name: str, mode: str) -> None:
+    """Raise RelgraphError if images of one array are to be streamed."""
     if mode == "stream":
         raise RelgraphError(f"{name} is published as one array: expected to hold it in memory, got mode stream")
 
 
-def _resize(original: OriginalSplits, size: int | None) -> OriginalSplits:
+def resize(original: OriginalSplits, size: ImageSize | None) -> OriginalSplits:
+    """Return original splits that lie in memory with images, and label maps, of another size; `None` keeps theirs.
+
+    Raises:
+        RelgraphError: if they need too much memory.
+    """
     if size is None:
         return original
     _, channels, side, _ = original.train.pixels.shape
     unlabelled = sum(map(len, original.unlabelled))
-    check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
-    train, test = (replace(split, images=resized(split.pixels, size)) for split in (original.train, original.test))
-    return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))
+    check_memory(len(original.train) + len(original.test) + unlabelled, channels, *pair(size))
+    train, test = (replace(split, images=resized(split.pixels, size), maps=split.maps and split.maps.resized(size))
+                   for split in (original.train, original.test))  # fmt: skip
+    return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * min(pair(size)) / side))
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Return uint8 images `(N, C, H, W)` as `(N, C, size, size)` uint8 (bicubic, antialiased)."""
-    return torch.nn.functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+def resized(images: Tensor, size: ImageSize) -> Tensor:
+    """Return uint8 images `(N, C, H, W)` as `(N, C, *size)` uint8 (bicubic, antialiased)."""
+    return torch.nn.functional.interpolate(images, size=pair(size), mode="bicubic", antialias=True)
 
 
 CIFAR10_NORMALISATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_NORMALISATION = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 STL10_SIZE = 2_640_397_119  # bytes
-
-# The labels of Tiny-ImageNet's test images were never published, so that `val` is the test split everywhere.
-PUBLISHED: dict[str, Published] = {
-    "cifar10": Torchvision("cifar10", Facts(50_000, 10_000, 10, 32), 170_498_071, CIFAR10_NORMALISATION),
-    "cifar100": Torchvision("cifar100", Facts(50_000, 10_000, 100, 32), 169_001_437, CIFAR100_NORMALISATION),
-    "stl10": Torchvision("stl10", Facts(5_000, 8_000, 10, 96), STL10_SIZE),
-    "stl10+unlabelled": Torchvision("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, 100_000), STL10_SIZE),
-    "tiny-imagenet": TinyImageNet("tiny-imagenet", Facts(100_000, 10_000, 200, 64)),
-}
-SOURCES: dict[str, Source] = {"digits": Digits(), **PUBLISHED}

@@ -1,10 +1,10 @@
-"""A table of images: a CSV file with the columns path, label and, where splits are given, split."""
+"""A table of images: a CSV file with the columns path, label or mask and, where splits are given, split."""
 
 import csv
 import io
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,12 @@ from relgraph.data.listing import LeftOut, is_output
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, reading
 
-COLUMNS = ("path", "label")
+LABEL, MASK = "label", "mask"  # the column of classes, or of files with labels of pixels
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: its line, an image's path within the folder of the table, its class or "", and its split."""
+    """A row: its line, an image's path within the folder of the table, its class or mask or "", and its split."""
 
     line: int
     path: str
@@ -44,9 +44,7 @@ def list_table(file: Path, left_out: LeftOut) -> tuple[tuple[str, ...], Listings
     Raises:
         RelgraphError: if the file cannot be read, or a row is wrong; the message names its line.
     """
-    rows = _kept(file, list(_rows(file)), left_out)
-    if not any(row.split == "train" for row in rows):
-        raise RelgraphError(f"{file}: expected a training image, found none")
+    rows = list_rows(file, left_out)
     classes = sorted({row.label for row in rows if row.split == "train"} - {""})
     number = {"": -1, **{name: label for label, name in enumerate(classes)}}
     for row in rows:
@@ -55,24 +53,51 @@ def list_table(file: Path, left_out: LeftOut) -> tuple[tuple[str, ...], Listings
             raise RelgraphError(f"{file}, line {row.line}: a {row.split} image: {told}")
     if len(classes) == 1:
         raise RelgraphError(f"{file}: expected at least 2 classes, or no labels at all, found {classes[0]!r} alone")
+    listings = {}
+    for split, chosen in by_split(rows).items():
+        labels = torch.tensor([number[row.label] for row in chosen], dtype=torch.int64)
+        listings[split] = Listed(file.parent, names_in_one([row.path for row in chosen]), labels)
+    return tuple(classes), listings
+
+
+def has_masks(file: Path) -> bool:
+    """Return whether a table has the column mask.
+
+    Raises:
+        RelgraphError: if it cannot be read.
+    """
+    header = next(csv.reader([text_of(file).partition("\n")[0]]), [])
+    return MASK in [name.strip() for name in header]
+
+
+def list_rows(file: Path, left_out: LeftOut) -> list[Row]:
+    """Return the rows of a table whose images are there.
+
+    Raises:
+        RelgraphError: as `list_table` does, or if there is no training image.
+    """
+    rows = _kept(file, list(_rows(file)), left_out)
+    if not any(row.split == "train" for row in rows):
+        raise RelgraphError(f"{file}: expected a training image, found none")
+    return rows
+
+
+def by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each split that there is, train first; val alone is the test split, which may be empty."""
     found = {row.split for row in rows}
     names = {split: "test" if split == "val" and "test" not in found else split for split in found}
-    listings = {}
-    for split in SPLITS:
-        chosen = [row for row in rows if names[row.split] == split]
-        if chosen or split == "test":
-            labels = torch.tensor([number[row.label] for row in chosen], dtype=torch.int64)
-            listings[split] = Listed(file.parent, names_in_one([row.path for row in chosen]), labels)
-    return tuple(classes), listings
+    chosen = {split: [row for row in rows if names[row.split] == split] for split in SPLITS}
+    return {split: rows for split, rows in chosen.items() if rows or split == "test"}
 
 
 def _rows(file: Path) -> Iterator[Row]:
     """Yield the rows of a table, each checked by itself."""
-    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text_of(file), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        if sorted(header) not in (sorted(COLUMNS), sorted([*COLUMNS, "split"])):
-            told = f"expected the columns path,label or path,label,split, found {','.join(header)[:100]!r}"
+        if sorted({*header} - {"split"}) not in (["label", "path"], ["mask", "path"]) or len({*header}) < len(header):
+            found = ",".join(header)[:100]
+            told = f"expected the columns path,label or path,label,split (or mask for label), found {found!r}"
             raise RelgraphError(f"{file}, line 1: {told}")
         for cells in reader:
             if cells:
@@ -82,7 +107,12 @@ def _rows(file: Path) -> Iterator[Row]:
         raise RelgraphError(f"{file}, line {reader.line_num}: {told}") from error
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return the text in a file.
+
+    Raises:
+        RelgraphError: if it cannot be read, or is not UTF-8; the message names the line.
+    """
     with reading(file):
         content = file.read_bytes()
     try:
@@ -104,7 +134,7 @@ def _row(where: str, line: int, header: list[str], cells: list[str]) -> Row:
     # As one path: two leading slashes stand for the same folder as one, but not in every system's joins.
     path = os.path.normpath(cell["path"])
     path = f"/{path.lstrip('/')}" if path.startswith("//") else path
-    return Row(line, path, unicodedata.normalize("NFC", cell["label"]), split)
+    return Row(line, path, cell[MASK] if MASK in cell else unicodedata.normalize("NFC", cell[LABEL]), split)
 
 
 def _kept(file: Path, rows: list[Row], left_out: LeftOut) -> list[Row]:
@@ -112,7 +142,7 @@ def _kept(file: Path, rows: list[Row], left_out: LeftOut) -> list[Row]:
     first: dict[tuple[int, int], int] = {}
     kept, written = [], cache(_is_output)
     for row in rows:
-        where, path, status = f"{file}, line {row.line}", *_found(file.parent, row.path)
+        where, path, status = f"{file}, line {row.line}", *find_file(file.parent, row.path)
         if status is None or not S_ISREG(status.st_mode):
             if not left_out.skip:
                 raise RelgraphError(f"{where}: expected an image, found no file {file.parent / row.path}")
@@ -127,7 +157,7 @@ def _kept(file: Path, rows: list[Row], left_out: LeftOut) -> list[Row]:
     return kept
 
 
-def _found(folder: Path, path: str) -> tuple[str, os.stat_result | None]:
+def find_file(folder: Path, path: str) -> tuple[str, os.stat_result | None]:
     """Return a path as the file has it, whose name may be in another form of Unicode, and the file's status."""
     for name in (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path)):
         try:

@@ -46,6 +46,7 @@ from relgraph.methods.fitnet import FitNet as FitNet
 from relgraph.methods.fsp import FSP as FSP
 from relgraph.methods.ft import FT as FT
 from relgraph.methods.gram import Gram as Gram
+from relgraph.methods.holistic import Holistic as Holistic
 from relgraph.methods.infonce import InfoNCE as InfoNCE
 from relgraph.methods.irg import IRG as IRG
 from relgraph.methods.kd import KD as KD
@@ -63,6 +64,7 @@ from relgraph.methods.rkd import RKD as RKD
 from relgraph.methods.rop import ROP as ROP
 from relgraph.methods.rrd import RRD as RRD
 from relgraph.methods.seed import SEED as SEED
+from relgraph.methods.skd import SKD as SKD
 from relgraph.methods.sp import SP as SP
 from relgraph.methods.sskd import SSKD as SSKD
 from relgraph.methods.sum import Sum as Sum
@@ -71,7 +73,7 @@ from relgraph.methods.vid import VID as VID
 # EGA and the relational family; positions of images; those that relate the student to the teacher's own vectors;
 # contrast and self-supervision, logits and hints, the yardsticks that read maps.
 _RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL, CKA)
-_DENSE: tuple[type[Method], ...] = (Pixelwise, Pairwise, CWD, Gram, CIRKD)
+_DENSE: tuple[type[Method], ...] = (Pixelwise, Pairwise, Holistic, SKD, CWD, Gram, CIRKD)
 _ASYMMETRIC: tuple[type[Method], ...] = (CSD, ROP, D3still, RAML)
 _OTHERS: tuple[type[Method], ...] = (
     CRD, SEED, RRD, Lightly, MoCo, InfoNCE, NTXent, Anchor, SSKD, KD, DKD, DIST, MLLD, FitNet, AT, VID, NST, FSP, AB,

@@ -42,8 +42,8 @@ class Summand(NamedTuple):
 
     Attributes:
         method: The method.
-        owner: What its terms are called, `OWNER_TERM`, or the owner alone if the term has the same name; empty where
-            they keep their own names.
+        owner: What its terms are called, `OWNER_TERM`, or the owner alone if that is, or ends with, the term's name;
+            empty where they keep their own names.
         weight: Its factor in the sum.
     """
 
@@ -53,7 +53,9 @@ class Summand(NamedTuple):
 
     def named(self, terms: Terms) -> Terms:
         """Return terms by their names in the sum."""
-        return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
+        owner = self.owner
+        names = (owner if f"_{owner}".endswith(f"_{name}") else f"{owner}_{name}" if owner else name for name in terms)
+        return dict(zip(names, terms.values(), strict=True))
 
 
 class Space(NamedTuple):
@@ -92,6 +94,8 @@ class RunFacts:
         labels: Class of each of them, `(images,)`, -1 where it is unknown.
         ss_head: The teacher's self-supervision head, where the run has one.
         of_data_set: Whether each batch brings the edges of a graph of the whole data set.
+        scores: Shape (classes, H, W) of the student's logits, of a network that has some at each position.
+        image: Shape (C, H, W) of the images that the student reads.
     """
 
     dim: int
@@ -103,6 +107,8 @@ class RunFacts:
     labels: Tensor | None = None
     ss_head: nn.Module | None = None
     of_data_set: bool = False
+    scores: Shape | None = None
+    image: Shape | None = None
 
     def widths(self, part: Part) -> tuple[int, int]:
         """Return the widths of student and teacher of one part of an output, flattened."""
@@ -151,7 +157,7 @@ class Method(nn.Module):
             in the training of self-supervised teachers.
         views: The extra views of each image that it needs, if any.
         reads: The parts that it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
-            ("labels", "indices"); if empty, it may read all parts.
+            ("labels", "indices", "image", the student's images); if empty, it may read all parts but images.
         pointwise: Whether the loss is a mean over images, each of which contributes independently.
         slots: Whether its memory has a slot for each training image, which holds what `remember` got of it last: a run
             that knows the teacher's vectors of all images has them remembered before it trains.
@@ -233,8 +239,8 @@ class Method(nn.Module):
             if not isinstance(term, Tensor) or term.ndim:
                 told = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
                 raise RelgraphError(f"{type(self).__name__} compares by terms that are scalars, got {name}: {told}")
-        names = {name: name if owner in ("", name) else f"{owner}_{name}" for name in found}
-        return {names[name]: weight * by.get(name, 1.0) * term for name, term in found.items()}
+        terms = {name: weight * by.get(name, 1.0) * term for name, term in found.items()}
+        return Summand(self, owner).named(terms) if owner else terms
 
     def summands(self) -> list[Summand]:
         """Return the methods that this one is a sum of: itself alone for all but `Sum`."""
@@ -266,6 +272,10 @@ class Method(nn.Module):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that `teacher_terms` trains, which the student's optimiser does not update."""
         return ()
+
+    def teacher_rates(self) -> Mapping[nn.Parameter, float]:
+        """Return the learning rates of those `teacher_parameters` that have one of their own; others have the run's."""
+        return {}
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
@@ -303,6 +313,19 @@ def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
     own = options_of(cls).get("nodes")
     part: Part = options.get("nodes", "embedding" if own is None else own.default)
     return part
+
+
+def pool_of(method: Method) -> float | None:
+    """Return the share of a map that a method pools to one position, 0 for none; `None` if it compares no positions.
+
+    >>> from relgraph.methods import SP, Pairwise
+    >>> pool_of(Pairwise()), pool_of(SP())
+    (0.5, None)
+    """
+    if "pool" not in options_of(type(method)) or getattr(method, "nodes", "positions") != "positions":
+        return None
+    pool: float | None = vars(method)["pool"]
+    return pool or 0.0
 
 
 def reads_embedding(cls: type[Method], options: Mapping[str, Any]) -> bool:
@@ -373,6 +396,19 @@ def logits_of(student: Output, teacher: Output, method: str, maps: bool = False)
         expected = "(N, classes) or (N, classes, H, W)" if maps else "(N, classes)"
         raise RelgraphError(f"{method} reads logits {expected}, got {tuple(student.logits.shape)}")
     return student.logits, teacher.logits
+
+
+def score_maps(student: Output, teacher: Output, method: str) -> tuple[Tensor, Tensor]:
+    """Return the logits of student and teacher at positions, `(N, classes, H, W)`, the teacher's on the student's grid.
+
+    Raises:
+        RelgraphError: if they are missing, of whole images, or differ in images or classes.
+    """
+    s, t = student.logits, teacher.logits
+    if s is None or t is None or not s.ndim == t.ndim == 4 or s.shape[:2] != t.shape[:2]:
+        found = " and ".join("none" if x is None else str(tuple(x.shape)) for x in (s, t))
+        raise RelgraphError(f"{method} reads logits (N, classes, H, W) of student and teacher, got {found}")
+    return s, on_grid(t, s.shape[-2:])
 
 
 def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:

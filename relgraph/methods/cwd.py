@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import full_precision, precision_of
 from relgraph.graph.positions import on_grid
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, option
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, option, score_maps
 from relgraph.methods.kd import divergence
-from relgraph.methods.stages import check_maps, last_maps, through
+from relgraph.methods.stages import last_maps, through
 
 WEIGHTS = {"logits": 3.0, "map": 50.0}
 
@@ -93,10 +93,4 @@ class CWD(Method):
     def _maps(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         if self.nodes == "map":
             return last_maps(student, teacher, "CWD")
-        s, t = student.logits, teacher.logits
-        if s is None or t is None or s.ndim != 4 or t.ndim != 4:
-            found = " and ".join("none" if x is None else str(tuple(x.shape)) for x in (s, t))
-            expected = "expected maps (N, classes, H, W) of both networks, or nodes='map' for the last stage map"
-            raise RelgraphError(f"CWD reads logits at positions: {expected}, got {found}")
-        check_maps(s, t)
-        return s, t
+        return score_maps(student, teacher, "CWD")

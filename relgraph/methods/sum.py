@@ -54,9 +54,16 @@ class Sum(Method):
         return [(name, method) for name, method in self.parts.items() if isinstance(method, Method)]
 
     def summands(self) -> list[Summand]:
-        """Return the methods with their weights, and the names that their terms get if there are several."""
-        alone = len(self.parts) == 1
-        return [Summand(method, "" if alone else name, self.weights[name]) for name, method in self.each()]
+        """Return the methods with their weights, and the names that their terms get if there are several.
+
+        Those of a sum within it stand in its place, and their terms are called `SUM_METHOD_TERM`.
+        """
+        alone, found = len(self.parts) == 1, list[Summand]()
+        for name, method in self.each():
+            for part in method.summands():
+                owner = "_".join(word for word in ("" if alone else name, part.owner) if word)
+                found.append(Summand(part.method, owner, self.weights[name] * part.weight))
+        return found
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of all methods, with their weights."""
@@ -88,6 +95,10 @@ class Sum(Method):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""
         return [parameter for _, method in self.each() for parameter in method.teacher_parameters()]
+
+    def teacher_rates(self) -> Mapping[nn.Parameter, float]:
+        """Return the learning rates of their own of the methods' sides of the teacher."""
+        return {parameter: rate for _, method in self.each() for parameter, rate in method.teacher_rates().items()}
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

@@ -4,16 +4,17 @@ import re
 from collections.abc import Callable
 
 from relgraph import own_code
+from relgraph.data.catalogue import SOURCES as DATASETS
 from relgraph.data.file_sources import ClassFolders, Folder, Table
 from relgraph.data.own import HuggingFace, OwnData
-from relgraph.data.sources import SOURCES as DATASETS
+from relgraph.data.pixel_sources import Cityscapes
 from relgraph.data.sources import Source
 from relgraph.data.unseen import UnseenClasses
 from relgraph.errors import RelgraphError, unknown
 from relgraph.names.own import find_own
 
 OWN_DATA: dict[str, Callable[[str], Source]] = {
-    "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace
+    "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace, "cityscapes": Cityscapes
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def dataset(spec: object) -> Source:
         return DATASETS[spec]
     own = find_own("datasets", spec)
     if own is None:
-        others = "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME"
+        others = "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME", "cityscapes:PATH"
         raise unknown("data set", str(spec), [*DATASETS, *others, *own_code.registered("datasets")])
     return own[0] if isinstance(own[0], Source) else OwnData(*own)
 

@@ -120,7 +120,7 @@ def _own_method(given: Any, weight: float | None, taken: Container[str], name: s
     """Return what a class, an instance or a relation stands for in a sum; a name that is taken gets a number."""
     made = given if isinstance(given, Method) else None
     cls = Related if isinstance(given, Relation) else given if made is None else type(made)
-    if not (isinstance(cls, type) and issubclass(cls, Method)) or issubclass(cls, Sum):
+    if not (isinstance(cls, type) and issubclass(cls, Method)) or cls is Sum:
         expected = "a name, a class derived from Method, an instance of one, or a Relation"
         raise RelgraphError(f"a method of a sum is {expected}, got {getattr(given, '__name__', type(given).__name__)}")
     own = name or cls.__name__.lower()
@@ -182,8 +182,8 @@ def build(
 
 # Options that a run has as well, for all its methods.
 SHARED = (
-    "graph", "k", "neighbours", "nodes", "form", "kernel", "scale", "criterion", "temperature", "node_weight",
-    "edge_weight",
+    "graph", "k", "neighbours", "nodes", "form", "kernel", "scale", "criterion", "temperature", "pool",
+    "node_weight", "edge_weight",
 )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.own import OwnStudent, OwnTeacher
 from relgraph.networks.plain import PlainStudent, hub_file, read_plain
 from relgraph.networks.published_source import PublishedSource
+from relgraph.networks.segmentation_source import FAMILIES, SegmentationSource
+from relgraph.networks.smp_source import SmpSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
@@ -25,7 +27,7 @@ from relgraph.networks.torchvision_source import TorchvisionSource
 from relgraph.networks.vectors import VectorSource
 from relgraph.own_code import Own
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "repdistiller", "embedded", "vectors")
+SOURCES = ("open_clip", "timm", "torchvision", "smp", "checkpoint", "repdistiller", "embedded", "vectors")
 
 
 # The names of the original CLIP release, as the official EGA code spells its teachers.
@@ -60,11 +62,19 @@ def student(spec: object) -> StudentSource:
         if model and library == "timm":
             return TimmSource(model)
         if model and library == "torchvision":
-            return TorchvisionSource(*model.split("/", 1))
+            return _torchvision(model)
+        if model and library == "smp":
+            return SmpSource(model)
         if spec in STUDENTS or spec in ALIASES:
             return BenchmarkSource(spec)
     own = find_own("students", spec)
     return BenchmarkSource(str(spec)) if own is None else OwnStudent(*own)
+
+
+def _torchvision(spec: str) -> TorchvisionSource:
+    """Return the model of a spelling NAME[/WEIGHTS], one for classes of images or of pixels."""
+    kind = SegmentationSource if spec.startswith(FAMILIES) else TorchvisionSource
+    return kind(*spec.split("/", 1))
 
 
 def student_in_file(file: str | Path) -> Callable[[str], StudentSource]:
@@ -97,9 +107,11 @@ def teacher(spec: object) -> TeacherSource:
         case "open_clip" if name:
             return OpenClipSource(architecture, tag)
         case "torchvision" if name:
-            return TorchvisionSource(architecture, tag)
+            return _torchvision(name)
         case "checkpoint" if name:
             return CheckpointSource(Path(name), student_in_file(name), refinement_in_file(name))
+        case "smp" if name:
+            return SmpSource(name)
         case "repdistiller" if name:
             return PublishedSource(name)
         case "embedded" if name:
@@ -145,7 +157,8 @@ def load_student(
     """Return a trained student as a plain module in evaluation mode.
 
     It maps a normalised batch `(N, C, H, W)` to vectors `(N, D)`, in the space in which the method compared them with
-    the teacher's, and logits; `preprocess` prepares an image.
+    the teacher's, and logits; `preprocess` prepares an image. Where pixels have classes, the logits are those of each
+    pixel, `(N, classes, H, W)` (see `relgraph.networks.plain.PlainSegmenter`).
 
     Args:
         path: The run, its `student.safetensors`, a folder that `relgraph export` wrote for the Hugging Face Hub, or

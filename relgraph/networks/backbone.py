@@ -28,6 +28,19 @@ class Backbone(nn.Module):
         """Return one pooled vector an image."""
         return self.stages(images)[1]
 
+    @property
+    def bare(self) -> "Backbone":
+        """The network without a head for class scores, here itself."""
+        return self
+
+    def own_scores(self, classes: int) -> nn.Module | None:
+        """Return a new head of the network's own kind, stage maps to `(N, classes, h, w)`; `None` if it has none."""
+        return None
+
+    def logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return class scores `(N, classes, h, w)` at each position of its stage maps; `None` of a network without."""
+        return None
+
     @torch.no_grad()
     def measured(self, in_channels: int, image_size: int) -> Self:
         """Return itself, in training mode, with the `width` that one square image of zeros gives.
@@ -153,10 +166,16 @@ def check_kept(images: Tensor) -> None:
 
 
 @torch.no_grad()
-def map_shapes(backbone: Backbone, in_channels: int, image_size: int) -> tuple[tuple[int, int, int], ...]:
-    """Return `(channels, height, width)` of each stage map of one square image; the backbone is left as it was."""
+def map_shapes(
+    backbone: Backbone, in_channels: int, image_size: int | tuple[int, int]
+) -> tuple[tuple[int, int, int], ...]:
+    """Return `(channels, height, width)` of each stage map of one image; the backbone is left as it was.
+
+    The image is a square, or has a height and a width.
+    """
     training = backbone.training
-    maps, _ = backbone.eval().stages(torch.zeros(1, in_channels, image_size, image_size))
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    maps, _ = backbone.eval().stages(torch.zeros(1, in_channels, *size))
     backbone.train(training)
     return tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in maps)
 

@@ -9,6 +9,7 @@ from relgraph.errors import RelgraphError
 from relgraph.networks.checkpoint_source import list_embedded
 from relgraph.networks.open_clip_source import list_open_clip
 from relgraph.networks.published_source import list_published
+from relgraph.networks.segmentation_source import list_segmentation, segmentation_names
 from relgraph.networks.sources import Listed
 from relgraph.networks.students import ALIASES, STUDENTS
 from relgraph.networks.timm_source import list_timm, timm_names
@@ -19,10 +20,12 @@ LISTS: Mapping[str, Callable[[], list[Listed]]] = {
     "open_clip": list_open_clip,
     "repdistiller": list_published,
     "timm": list_timm,
-    "torchvision": list_torchvision,
+    "torchvision": lambda: [*list_torchvision(), *list_segmentation()],
 }
 # Of students, those of the benchmark have no library.
-NAMES: Mapping[str, Callable[[], list[str]]] = {"timm": timm_names, "torchvision": torchvision_names}
+NAMES: Mapping[str, Callable[[], list[str]]] = {
+    "timm": timm_names, "torchvision": lambda: [*torchvision_names(), *segmentation_names()]
+}  # fmt: skip
 
 
 def student_names(pattern: str = "*") -> list[str]:

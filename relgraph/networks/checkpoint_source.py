@@ -1,6 +1,6 @@
 """Teachers that relgraph trained: of a run, and those that come with the package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +30,10 @@ class Projected(Backbone):
         """Return the backbone's maps and the projection."""
         maps, feature = self.backbone.stages(images)
         return maps, self.projector(feature)
+
+    def logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return the backbone's class scores of positions, if it has some."""
+        return self.backbone.logits(maps)
 
 
 def embedding_network(student: PlainStudent) -> Projected:
@@ -90,7 +94,9 @@ class CheckpointSource(TeacherSource):
             student = read_plain(find_network(self.path), self.find, self.refine)
             backbone = embedding_network(student)
             refinement = student.refinement if student.refines_vectors else None
-        return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], refinement)
+        pixels = bool(info.get("pixels"))  # it reads images of any size, and its scores have their form
+        size, classes = None if pixels else info["image_size"], tuple(info["classes"]) if pixels else ()
+        return Pretrained(backbone, size, info["in_channels"], info["mean"], info["std"], refinement, classes)
 
 
 def embedded(name: str) -> Path:

@@ -16,6 +16,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import SEAL, reading, write_atomically
 from relgraph.networks.backbone import Backbone, choose_stages
 from relgraph.networks.heads import Head, Projector, Student, layers_like
+from relgraph.networks.segmenter import Segmenter, scored
 from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
@@ -154,16 +155,18 @@ def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Stud
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info:
         raise RelgraphError(f"{path} holds a backbone without a head: expected student.safetensors of a training run")
-    student = Student(built(info, find), info["dim"], len(info["classes"]))
+    backbone, dim = built(info, find), info["dim"]
+    student = Segmenter(backbone, dim) if info.get("pixels") else Student(backbone, dim, len(info["classes"]))
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(ABOVE[1:])}
     return load_strictly(student, own, path).eval(), info
 
 
 def built(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
-    """Return the untrained network that a file describes, with the stages that were chosen for it."""
-    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
-    choose_stages(backbone, info.get("stages", ()), info["in_channels"], info["image_size"], info["backbone"])
-    return backbone
+    """Return the untrained network that a file describes, with the stages and the scores that were chosen for it."""
+    image = info["in_channels"], info["image_size"]
+    backbone = find(info["backbone"]).build(*image)
+    choose_stages(backbone, info.get("stages", ()), *image, info["backbone"])
+    return scored(backbone, len(info["classes"]), *image) if info.get("pixels") else backbone
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -173,7 +176,7 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
         RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it describes.
     """
     path, own, info = _part(path, "head.")
-    if not own or not info.get("classes"):
+    if not own or not info.get("classes") or info.get("pixels"):
         raise RelgraphError(f"{path} holds no classifier: expected student.safetensors of a training run with labels")
     head = Head.like(own, classes=len(info["classes"]))
     return load_strictly(head, own, path).eval(), tuple(map(str, info["classes"]))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone, Wrapped, kind_of
 from relgraph.networks.files import load_strictly
+from relgraph.networks.segmenter import OfLastMap
 from relgraph.networks.sources import Arguments, Preparation, Pretrained, TeacherSource, reading_images
 from relgraph.networks.weights import read_weights
 from relgraph.own_code import telling
@@ -23,8 +24,22 @@ SIZE = 32  # pixels of the images of a network that is built for none
 class OwnNetwork(Wrapped):
     """A user's module, `(N, C, H, W) -> (N, width)`: what it gives, averaged over positions where that is a map.
 
-    It has no stage maps but those that are chosen.
+    A map that it gives is its stage map, if no others are chosen. Where pixels have classes, a map with a channel for
+    each of them has their scores.
     """
+
+    def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the map that the module gives, if it is one, and the vector."""
+        output = self._output(images)
+        return (output,) if output.ndim == 4 else (), _averaged(output)
+
+    def own_scores(self, classes: int) -> nn.Module | None:
+        """Return what takes the module's own map as the scores, if it has as many channels as there are classes."""
+        return None if self.parts or self.width != classes else OfLastMap(nn.Identity())
+
+    def logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return the module's own map, if it gives one: as a teacher's, its scores of positions."""
+        return maps[-1] if maps and not self.parts else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one vector an image.
@@ -32,12 +47,19 @@ class OwnNetwork(Wrapped):
         Raises:
             RelgraphError: if the module gives neither vectors `(N, D)` nor a map `(N, C, H, W)`.
         """
+        return _averaged(self._output(images))
+
+    def _output(self, images: Tensor) -> Tensor:
         output = self.model(images)
         # Not by len, which would fix an exported program to one number of images.
         if not isinstance(output, Tensor) or output.ndim not in (2, 4) or output.shape[0] != images.shape[0]:
             told = f"for N = {len(images)} images, got {kind_of(output)}"
             raise RelgraphError(f"a network of your own must give a tensor (N, D) or (N, C, H, W) {told}")
-        return output if output.ndim == 2 else output.mean(dim=(2, 3))
+        return output
+
+
+def _averaged(output: Tensor) -> Tensor:
+    return output if output.ndim == 2 else output.mean(dim=(2, 3))
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,8 @@ class StudentSource(Protocol):
 class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    A `Backbone` also returns its stage maps. The fields are those of `Teacher`; without `channels` there are as many as
+    A `Backbone` also returns its stage maps, and class scores of positions where it has some, of the `classes` if these
+    are known. The other fields are those of `Teacher`; without `channels` there are as many as
     the mean has values, and mean and std are empty where nobody knows them.
     """
 
@@ -70,6 +71,7 @@ class Pretrained:
     mean: Sequence[float]
     std: Sequence[float]
     refinement: NodeRefinement | None = None
+    classes: tuple[str, ...] = ()
 
 
 class TeacherSource:

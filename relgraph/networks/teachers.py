@@ -6,7 +6,7 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 |---|---|---|
 | `open_clip:NAME/WEIGHTS` | image side of a CLIP, e.g. `ViT-B-32/openai` | `encode_image`, not normalised |
 | `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
-| `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
+| `torchvision:NAME[/WEIGHTS]` | a network of torchvision | what its last linear layer reads, or a mean map |
 | `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
 | `repdistiller:NAME` | of the CIFAR benchmark, from a file of RepDistiller or mdistiller | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
@@ -31,7 +31,11 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `repdistiller:`, `embedded:` | those of the student, whatever the output |
-| a module of a user's own | none; a `Backbone`'s are its own |
+| a segmentation network of torchvision | those that its head reads |
+| a module of a user's own | the map that it gives, if it is one; a `Backbone`'s are its own |
+
+Class scores of positions, `(N, classes, h, w)`, are given beside them by a `checkpoint:` of a run whose pixels have
+classes, by a segmentation network of torchvision, and by a module of a user's own that returns them as a map.
 
 Of timm, torchvision and modules of a user's own other stages may be chosen, by the names of sub-modules.
 
@@ -92,6 +96,7 @@ class Teacher(nn.Module):
         mean: what is subtracted from each channel, on the scale 0..1.
         std: what each channel is then divided by.
         refinement: what moves its embeddings by their neighbours, if the network is a student that was refined.
+        classes: names of the classes of its scores of positions, if they are known.
     """
 
     def __init__(self, pretrained: Pretrained, name: str, stages: Sequence[str] = ()) -> None:
@@ -100,6 +105,7 @@ class Teacher(nn.Module):
         self.name, self.input_size = name, pretrained.input_size
         self.mean, self.std = tuple(pretrained.mean), tuple(pretrained.std)
         self.channels, self.refinement = pretrained.channels or len(self.mean), pretrained.refinement
+        self.classes = pretrained.classes
         if not self.mean or not self.std:
             told = "give --teacher-mean and --teacher-std, or a module with attributes mean and std, a number a channel"
             raise RelgraphError(f"how the images of teacher {name} were prepared is not known: {told}")
@@ -158,10 +164,10 @@ class Teacher(nn.Module):
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
 
-    def _blank_image(self, side: int = SIZE) -> Tensor:
+    def _blank_image(self, side: int | tuple[int, int] = SIZE) -> Tensor:
         size = self.input_size or side
         device = next((values.device for values in self.network.parameters()), None)
-        return torch.zeros(1, self.channels, size, size, device=device)
+        return torch.zeros(1, self.channels, *((size, size) if isinstance(size, int) else size), device=device)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: statistics of a frozen network do not move."""
@@ -177,27 +183,39 @@ class Teacher(nn.Module):
         """Return the outputs for prepared images `(N, channels, H, W)`: embedding and feature are one, and stage maps.
 
         Maps, each `(N, C, h, w)` in order, are left out if they are not asked for, or the network returns none. They
-        stay in the type in which the network computed them, which is autocast's where it is on.
+        stay in the type in which the network computed them, which is autocast's where it is on. With them come its
+        class scores of positions as logits, `(N, classes, h, w)` float32, if it has some.
         """
         images = images.contiguous(memory_format=torch.channels_last)
         with nullcontext() if self._half is None else torch.autocast(images.device.type, self._half):
             if maps and isinstance(self.network, Backbone):
                 stages, pooled = self.network.stages(images)
+                logits = self.network.logits(stages)
             else:
-                stages, pooled = (), self.network(images)
+                stages, pooled, logits = (), self.network(images), None
         embedding = pooled.float()
-        return Output(embedding, feature=embedding, maps=stages)
+        return Output(embedding, None if logits is None else logits.float(), embedding, stages)
 
-    def map_shapes(self, side: int = 32) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, side: int | tuple[int, int] = 32) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
 
-        The image, of zeros, has the teacher's `input_size`, or `side` pixels if it has none.
+        The image, of zeros, has the teacher's `input_size`, or the side, or height and width, `side` if it has none.
 
         >>> from relgraph import load_teacher
         >>> load_teacher("embedded:digits").map_shapes()
         ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2))
         """
         return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image(side)).maps)
+
+    def score_shape(self, size: tuple[int, int]) -> tuple[int, ...] | None:
+        """Return `(classes, height, width)` of its scores for an image of a height and a width; `None` without any."""
+        logits = self.features(self._blank_image(size)).logits
+        return None if logits is None else tuple(logits.shape[1:])
+
+    def scores(self, classes: Sequence[str], size: Sequence[int]) -> bool:
+        """Return whether it has scores of these classes: of as many, where the names of its own are not known."""
+        shape, known = self.score_shape((size[0], size[1])), self.classes or tuple(classes)
+        return shape is not None and shape[0] == len(classes) and known == tuple(classes)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.

@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -50,10 +50,7 @@ class BeforeLastLayer(Wrapped):
         convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
         self.classifier = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
         _replace(model, self.classifier, nn.Identity())
-        conv: Any = model.get_submodule(convolutions[0])
-        if conv.in_channels != in_channels:
-            sizes = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
-            _replace(model, convolutions[0], nn.Conv2d(in_channels, *sizes, bias=conv.bias is not None))
+        adapt_first(model, in_channels)
         self.input_shape = (in_channels, image_size, image_size)
 
     @cached_property
@@ -96,6 +93,11 @@ class TorchvisionSource(TeacherSource):
     name: str
     tag: str = ""
 
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of the models of its kind."""
+        return torchvision_names()
+
     @property
     def published(self) -> bool:
         """Whether the name says published weights."""
@@ -127,7 +129,7 @@ class TorchvisionSource(TeacherSource):
         Raises:
             RelgraphError: as `build` and `load`, and for published weights if the images have not three channels.
         """
-        published = _weights(self.name, self.tag)
+        published = published_weights(self.name, self.tag, self.names())
         if weights is None and in_channels != 3:
             told = f"{self._spec} starts from weights for images of 3 channels, got {in_channels}"
             raise RelgraphError(f"{told}: timm's adapt their first convolution, or give --student-weights FILE")
@@ -138,7 +140,7 @@ class TorchvisionSource(TeacherSource):
 
     def preparation(self) -> Preparation:
         """Return mean and standard deviation of the images on which the weights were trained."""
-        found = _weights(self.name, self.tag).transforms()
+        found = published_weights(self.name, self.tag, self.names()).transforms()
         return tuple(found.mean), tuple(found.std)
 
     @property
@@ -158,7 +160,7 @@ class TorchvisionSource(TeacherSource):
         Raises:
             RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
         """
-        published = _weights(self.name, self.tag)
+        published = published_weights(self.name, self.tag, self.names())
         preparation = published.transforms()
         side = int(preparation.crop_size[0])
         size = input_size or side
@@ -195,12 +197,16 @@ def _choices(name: str) -> list[Any]:
     return [weights for weights in get_model_weights(name) if weights.meta["categories"]]
 
 
-def _weights(name: str, tag: str) -> Any:
-    """Return the weights of a tag, the best ones without a tag."""
+def published_weights(name: str, tag: str, known: Sequence[str]) -> Any:
+    """Return the weights of a tag, the best ones without a tag, of one of the `known` models.
+
+    Raises:
+        RelgraphError: for an unknown name or tag.
+    """
     from torchvision.models import get_model_weights
 
-    if name not in torchvision_names():
-        raise unknown_model("torchvision model", name, torchvision_names())
+    if name not in known:
+        raise unknown_model("torchvision model", name, known)
     if tag in ("", "DEFAULT"):
         return get_model_weights(name).DEFAULT
     choices = {weights.name: weights for weights in _choices(name)}
@@ -232,6 +238,15 @@ def _arguments(name: str, size: int, **inception: bool) -> dict[str, Any]:
     if name.startswith("vit_"):
         return {"image_size": size}
     return {"input_size": (size, size)} if name.startswith("maxvit") else {}
+
+
+def adapt_first(model: nn.Module, in_channels: int) -> None:
+    """Put a new first convolution into a model that reads images of other channels."""
+    name, conv = next((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    if conv.in_channels != in_channels:
+        new: Any = nn.Conv2d
+        sizes = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+        _replace(model, name, new(in_channels, *sizes, bias=conv.bias is not None))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

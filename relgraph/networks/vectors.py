@@ -148,7 +148,7 @@ class VectorTeacher(Teacher):
         """Raise RelgraphError, since there is no network."""
         raise no_network(self.name)
 
-    def map_shapes(self, side: int = 0) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, side: int | tuple[int, int] = 0) -> tuple[tuple[int, int, int], ...]:
         """Return `()`: there are no stage maps."""
         return ()
 

@@ -118,7 +118,8 @@ def read_data(
                 labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
                 seed=recipe.seed, test_fraction=recipe.test_fraction, split_seed=recipe.split_seed,
                 unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled),
-                unseen=None if recipe.holdout_classes is None else unseen_classes(recipe.holdout_classes))  # fmt: skip
+                unseen=None if recipe.holdout_classes is None else unseen_classes(recipe.holdout_classes),
+                ignore=recipe.ignore, labelled_images=getattr(recipe, "labelled_images", None))  # fmt: skip
 
 
 def open_data(recipe: Recipe) -> DataSet:
@@ -128,6 +129,7 @@ def open_data(recipe: Recipe) -> DataSet:
         RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
     data = load_data(recipe, recipe.labels_per_class or None, recipe.label_fraction, recipe.label_noise)
+    recipe.check_pixels(data.of_pixels)
     known = int((data.train.labels >= 0).sum())
     if known == 0 and recipe.learns_labels:
         raise RelgraphError(

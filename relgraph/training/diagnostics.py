@@ -87,7 +87,7 @@ class Diagnostics:
 def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: Output) -> tuple[Pair, Kernel]:
     """Return the pair of the first method that has graphs of the batch, with all its weights, and its kernel."""
     for _, method in methods:
-        if isinstance(method, Relational):
+        if isinstance(method, Relational) and method.nodes != "positions":  # whose graphs are of one image each
             builder = replace(method.builder, form="matrix")
             return builder(*method.vectors(student, teacher)), builder.kernel
         if isinstance(method, Contrastive):

@@ -1,6 +1,6 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, told_of
 from relgraph.graph.kernels import pearson
+from relgraph.graph.positions import pooled
 from relgraph.graph.refine import Refined
 from relgraph.methods import Method, RunFacts
-from relgraph.methods.base import Shapes, Space
+from relgraph.methods.base import Shapes, Space, pool_of
 from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
@@ -45,7 +46,7 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.scope import check_anchored, open_scope, save_graph
 from relgraph.training.starting import new_backbone, normalised, start_of
-from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
+from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixels, PixelsAlone, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
 from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
@@ -166,12 +167,13 @@ class Distillation(Job):
             "objective": f"{method} ({recipe.graph_in_use})" if recipe.graph_in_use else method,
             "backbone": str(recipe.student),
             **({"stages": list(recipe.student_stages)} if recipe.student_stages else {}),
-            "dim": self.student.head.dim if recipe.head == "projection" else None,
+            "dim": None if isinstance(self.student.head.project, nn.Identity) else self.student.head.dim,
             "in_teacher_space": self._in_teacher_space(),
             **({"held_out": self.data.held_out} if self.data.unseen else {}),
             "classes": list(self.data.train.classes),
             "vectors": self._space().part,
             "learns_labels": recipe.learns_labels,
+            **({} if self.task.of_images else {"pixels": True, "height": self.data.train.images.shape[-2]}),
             **self._refinement(),
             **super().description(),
         }
@@ -260,7 +262,7 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if teacher is not None:
-        note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
+        note += _narrow(recipe, distiller.student.backbone.width, teacher.width) + _positions(distiller, task)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample, graph)
@@ -269,7 +271,8 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
     """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads."""
     images = task.data.val if recipe.measured == "val" else task.data.test
-    if teacher is None or names.is_vectors(recipe.teacher) or recipe.diagnose_every == 0 or len(images) < FEWEST:
+    few = recipe.diagnose_every == 0 or len(images) < FEWEST
+    if few or not task.of_images or teacher is None or names.is_vectors(recipe.teacher):
         return None
     return ValidationGraph(task, images, teacher)
 
@@ -282,6 +285,19 @@ def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
     return f"\n{told}: its vectors span {width} dimensions of theirs at most"
 
 
+def _positions(distiller: Distiller, task: Task) -> str:
+    """Return a line for each method that compares the positions of an image: how many there are, and what is left."""
+    told = ""
+    for owner, method in [] if distiller.spread is None else distiller.spread.each():
+        if (pool := pool_of(method)) is not None:
+            shapes = map_shapes(distiller.student.backbone, task.data.train.images.shape[1], task.size)
+            height, width = shapes[-1][1:]
+            left = pooled(torch.zeros(1, 1, height, width), pool).shape[-2:]
+            less = f", pooled to {left[0]} x {left[1]} (pool {pool:g})" if tuple(left) != (height, width) else ""
+            told += f"\n{owner or type(method).__name__.lower()}: the {height} x {width} positions of an image{less}"
+    return told
+
+
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
     return (
         open_vectors(recipe, data) if names.is_vectors(recipe.teacher) else open_teacher(recipe, recipe.teacher_stages)
@@ -289,11 +305,14 @@ def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
-    """Return what the recipe's student is trained for: classes, neighbours if no label teaches it, unseen classes."""
+    """Return what the recipe's student is trained for: classes of images or pixels, or what is learned without."""
+    shared = data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current()
+    if data.of_pixels:
+        return (Pixels if recipe.learns_labels else PixelsAlone)(*shared, recipe.crop)
     kind: type[Task] = Classes if recipe.learns_labels else Neighbours
     if data.unseen:
         kind = LabelledRetrieval if recipe.learns_labels else Retrieval
-    return kind(data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current())
+    return kind(*shared)
 
 
 def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[str, str]]:
@@ -317,7 +336,8 @@ def assemble(
     optimisers = {"student_optimiser": new_optimiser(recipe, distiller, distiller.student_parameters(), recipe.lr)}
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
-        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
+        rates = {} if distiller.method is None else distiller.method.teacher_rates()
+        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr, rates)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
                        recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
@@ -341,11 +361,14 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     backbone = new_backbone(recipe, channels, side, restored=restored)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
     dim = recipe.projected(None if teacher is None else teacher.width)
+    if not (task.of_images or recipe.compares_embeddings):
+        dim = None  # a projection that nothing would train
     student = task.student(backbone, dim).to(memory_format=torch.channels_last)
-    head = None if teacher is None else _teacher_head(recipe, teacher, data.train.classes)
+    head = None if teacher is None else _teacher_head(recipe, teacher, task, dim)
     method = None
     if teacher is not None:
-        facts = _facts(recipe, data, student, teacher)
+        scores = _score_shapes(task, student, teacher)
+        facts = _facts(recipe, task, student, teacher, scores[0])
         shared = {**vars(recipe), "nodes": recipe.chosen_nodes, "graph": recipe.graph_of_batches}
         method = build_method(recipe.method, facts, shared, recipe.method_args, recipe.beta)
         if method is not None:
@@ -353,7 +376,9 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
             _check_space(recipe, method)
             if recipe.scope == "dataset":
                 check_anchored(method)
-            rehearse(method, head, recipe, max(1, classes), facts)
+            _check_scores(recipe, task, teacher, method, scores[1])
+            rehearse(method, head, recipe, facts, task.example_labels, scores)
+    read = recipe.reads_teacher_classifier and task.of_images
     return Distiller(
         student,
         head,
@@ -362,8 +387,9 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
         alpha=recipe.alpha,
         temperature=4.0 if recipe.temperature is None else recipe.temperature,
         # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
-        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not recipe.reads_teacher_classifier,
-        head_read=recipe.reads_teacher_classifier,
+        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not read,
+        head_read=read,
+        own_logits=not task.of_images,
         label_loss=task.loss,
         processes=task.processes,
         local=recipe.relation == "local",
@@ -371,12 +397,11 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     )
 
 
-def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) -> Head:
+def _teacher_head(recipe: Recipe, teacher: Teacher, task: Task, dim: int | None) -> Head:
     """Return a new head for the teacher, or the one that it came with."""
-    in_own_space = recipe.target_space == "teacher"
+    in_own_space, classes = recipe.target_space == "teacher", task.data.train.classes
     if recipe.teacher_head != "own":
-        dim = None if in_own_space else recipe.projected(teacher.width)
-        return Head(teacher.width, dim, len(classes))
+        return Head(teacher.width, None if in_own_space else dim, len(classes) if task.of_images else 0)
     weights = None if recipe.teacher_weights is None else Path(recipe.teacher_weights)
     head, own = names.teacher(recipe.teacher).classifier(weights)
     # A published file names no classes.
@@ -401,19 +426,44 @@ def _check_space(recipe: Recipe, method: Method) -> None:
         raise RelgraphError(f"{recipe.method} {told}: use 'projection'")
 
 
-def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:
-    """Return the facts of the run for methods: widths, shapes of the stage maps, the training set's labels."""
-    channels, _, side = data.train.images.shape[1:]
+def _score_shapes(task: Task, student: Student, teacher: Teacher) -> list[tuple[int, ...] | None]:
+    """Return the shapes of both networks' logits for one image; `None` of a teacher without scores of positions."""
+    classes = len(task.data.train.classes)
+    if task.of_images:
+        return [(max(1, classes),)] * 2
+    with torch.no_grad():
+        logits = student.eval()(torch.zeros(1, task.data.train.images.shape[1], *task.size)).logits
+    student.train()
+    return [logits.shape[1:], teacher.score_shape(task.size)]
+
+
+def _check_scores(recipe: Recipe, task: Task, teacher: Teacher, method: Method, found: tuple[int, ...] | None) -> None:
+    """Raise RelgraphError if scores of positions are to be compared of which the teacher has none, or other classes."""
+    classes = task.data.train.classes
+    reads = recipe.alpha > 0 or any("logits" in part.method.reads for part in method.summands())
+    if task.of_images or not reads or teacher.scores(classes, task.size):
+        return
+    own = "none" if found is None else f"{found[0]} or other names in {teacher.name}"
+    told = "expected a teacher checkpoint:RUN of a run of relgraph train, or another with scores of positions"
+    raise RelgraphError(f"{recipe.method} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "
+                        f"got {own}")  # fmt: skip
+
+
+def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher, scores: tuple[int, ...] | None) -> RunFacts:
+    """Return the facts of the run for methods: widths, shapes of maps, images and scores, the training set's labels."""
+    train, size = task.data.train, task.size
     return RunFacts(
         dim=student.head.dim,
         student_width=student.backbone.width,
         teacher_width=teacher.width,
-        student_maps=map_shapes(student.backbone, channels, side),
-        teacher_maps=teacher.map_shapes(side),
-        images=len(data.train),
-        labels=data.train.labels,
+        student_maps=map_shapes(student.backbone, train.images.shape[1], size),
+        teacher_maps=teacher.map_shapes(size),
+        images=len(train),
+        labels=task.image_labels,
         ss_head=_ss_head(recipe, teacher),
         of_data_set=recipe.scope == "dataset",
+        scores=None if scores is None or task.of_images else (scores[0], scores[1], scores[2]),
+        image=(train.images.shape[1], *size),
     )
 
 
@@ -438,8 +488,13 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
 
 
 @torch.no_grad()
-def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: RunFacts) -> None:
+def rehearse(
+    method: Method, head: Head, recipe: Recipe, facts: RunFacts, labels: Callable[[int], Tensor],
+    scores: Sequence[tuple[int, ...] | None],
+) -> None:  # fmt: skip
     """Call a method with one batch of zeros in the shapes of the run; a teacher's own head has a width of its own.
+
+    `labels` returns those of so many images, and `scores` are the shapes of student's and teacher's logits.
 
     Raises:
         RelgraphError: if it cannot: the first step would fail with the same message.
@@ -448,22 +503,23 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     if recipe.relation == "local":
         n //= ProcessGroup.launched().count
 
-    def output(dim: int, width: int, shapes: Shapes) -> Output:
-        vectors = Output(torch.zeros(n, dim), torch.zeros(n, classes), torch.zeros(n, width))
+    def output(dim: int, width: int, shapes: Shapes, scores: tuple[int, ...] | None) -> Output:
+        logits = None if scores is None else torch.zeros(n, *scores)
+        vectors = Output(torch.zeros(n, dim), logits, torch.zeros(n, width))
         views = 0 if method.views is None else method.views.each
-        extra = vectors.each(lambda x: x.repeat(views, 1)) if views else None
+        extra = vectors.each(lambda x: torch.cat([x] * views)) if views else None
         return vectors._replace(maps=tuple(torch.zeros(n, *shape) for shape in shapes), extra=extra)
 
-    student = output(facts.dim, facts.student_width, facts.student_maps)
-    teacher = output(own, facts.teacher_width, facts.teacher_maps)
+    student = output(facts.dim, facts.student_width, facts.student_maps, scores[0])
+    teacher = output(own, facts.teacher_width, facts.teacher_maps, scores[1])
     edges = None
     if recipe.scope == "dataset":  # one anchor and its neighbours
         k = min(recipe.neighbours_of_each, n - 1)
         edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
-    assert facts.labels is not None
+    images = torch.zeros(n, *facts.image) if facts.image and "image" in method.reads else None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu(), edges))
+        method(student, teacher, Batch(torch.arange(n), labels(n), edges, images))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):

@@ -29,7 +29,7 @@ from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.runs import AnyRecipe, RunDirectory
 from relgraph.training.schedule import Schedule
-from relgraph.training.tasks import Task
+from relgraph.training.tasks import Labels, Task
 
 MINUTE = 60.0  # seconds between two lines of an epoch where there is no progress bar
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
@@ -178,8 +178,8 @@ class Job:
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return a line for the user after an epoch, if it has one."""
         select = self.recipe.measured
-        words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN",
-                 f"{select}_mAP": f"{select} mAP"}  # fmt: skip
+        words = {self.task.accuracy: "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN",
+                 f"{select}_mAP": f"{select} mAP", f"{select}_miou": f"{select} mIoU"}  # fmt: skip
         figures = [f"{word} {row[name]:.2f} %" for name, word in words.items() if name in row]
         near = next((name for name in (f"{select}_overlap@{NEIGHBOURS}", "batch_overlap") if name in row), None)
         if near is not None:
@@ -200,10 +200,18 @@ class Job:
 
 
 class Meter:
-    """Sums the losses and counts the hits of an epoch, on each of the processes what it has."""
+    """Sums the losses and counts the hits of an epoch, on each of the processes what it has.
 
-    def __init__(self, processes: ProcessGroup = SINGLE_PROCESS) -> None:
-        self.processes = processes
+    Args:
+        processes: Those that hold the batches.
+        at: From labels and logits to the labels that these are compared with, if not all; see `Task.at`.
+        accuracy: What the share of hits is called.
+    """
+
+    def __init__(
+        self, processes: ProcessGroup = SINGLE_PROCESS, at: Labels | None = None, accuracy: str = "train_top1"
+    ) -> None:
+        self.processes, self.at, self.accuracy = processes, at, accuracy
         self.names: list[str] = []
         self.of_student, self.steps = 0, 0
         self.sums, self.culprit = torch.zeros(()), torch.zeros(())
@@ -224,7 +232,9 @@ class Meter:
         named = {**losses.terms, **losses.teacher_terms}
         terms = torch.stack([term.double() for term in named.values()])
         logits = losses.student.logits
-        right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
+        if self.at is not None and logits is not None:
+            labels = self.at(labels, logits)
+        right = labels.new_zeros(()) if logits is None else (logits.argmax(1) == labels).sum()
         counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
         given = () if teacher is None else (teacher.embedding, *teacher.maps)
         fine = torch.stack([terms.new_ones((), dtype=torch.bool), *(x.isfinite().all() for x in given)]).all()
@@ -244,10 +254,10 @@ class Meter:
         return time.perf_counter() - self.last > PAUSE
 
     def read(self, epoch: int, *, whole: bool = True) -> dict[str, float]:
-        """Return the means so far: the student's `loss`, its terms, `train_top1` in percent, and `degenerate` nodes.
+        """Return the means so far: the student's `loss`, its terms, the accuracy in percent, and `degenerate` nodes.
 
-        Accuracy is that on labelled images; it is left out where there are none. The figures are those of all
-        processes, which must read at the same time, or of this one if not `whole`.
+        The accuracy, `train_top1` of images, is that where labels are known; it is left out where none are. The figures
+        are those of all processes, which must read at the same time, or of this one if not `whole`.
 
         Raises:
             RelgraphError: if a term overflowed, or was not a number; the message says which, and names it.
@@ -269,8 +279,8 @@ class Meter:
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
         loss = sum(term / self.steps for term in terms[: self.of_student])
         self.last = time.perf_counter()
-        top1 = {"train_top1": 100 * hits / labelled} if labelled else {}
-        return {"loss": loss, **means, **top1, "degenerate": degenerate}
+        accuracy = {self.accuracy: 100 * hits / labelled} if labelled else {}
+        return {"loss": loss, **means, **accuracy, "degenerate": degenerate}
 
 
 class Pauses(Protocol):
@@ -293,7 +303,8 @@ def train_epoch(
     Where `pauses` asks for it, the state amid the epoch is saved after a step; from that state, `within`, the epoch
     goes on with the next step, and ends bit for bit as it would have.
     """
-    meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
+    meter = Meter(job.processes, job.task.at, job.task.accuracy)
+    stage, shown = job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
     start, done, rate, first, total, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
     if within is not None:
@@ -319,7 +330,7 @@ def train_epoch(
                 pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
                 means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
-                told = _so_far(means, done / (time.perf_counter() - start))
+                told = _so_far(means, done / (time.perf_counter() - start), meter.accuracy)
                 bar.set_postfix_str(told)
                 lines(bar, f"{job.title} {epoch + 1}/{job.schedule.epochs}, step {number + 1} of {total}  {told}")
     means = job.task.figures(meter.read(epoch)) | diagnostics.means()
@@ -398,8 +409,8 @@ def step_end(job: Job, epoch: int, number: int, steps: int, losses: Losses, inde
     return StepEnd(epoch + 1, number + 1, steps, terms, losses.student.detach(), teacher, batch)
 
 
-def _so_far(means: Mapping[str, float], speed: float) -> str:
+def _so_far(means: Mapping[str, float], speed: float, accuracy: str) -> str:
     """Return the end of the progress bar."""
-    accuracy = f", accuracy {means['train_top1']:.1f} %" if "train_top1" in means else ""
+    accuracy = f", accuracy {means[accuracy]:.1f} %" if accuracy in means else ""
     overlap = f", batch overlap {means['batch_overlap']:.0f} %" if "batch_overlap" in means else ""
     return f"loss {means['loss']:.3f}{accuracy}{overlap}, {speed:.0f} images/s"

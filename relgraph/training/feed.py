@@ -12,6 +12,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.data.images import ImageSet
+from relgraph.data.label_maps import LabelMaps
+from relgraph.data.pixel_views import PixelAugmentation, PixelView
 from relgraph.data.views import Drawn, DrawnViews, FixedViews, Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import Rows
@@ -23,7 +25,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import embed
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
-from relgraph.training.tasks import BATCH, Task
+from relgraph.training.tasks import BATCH, Task, unlabelled_as
 
 Input = Callable[[Tensor], Tensor]
 
@@ -165,7 +167,7 @@ class Online(Feed):
             drawn = self.plan.extra.draw(len(view.flip), height, width, view.flip, generator)
             found = self.plan.apply(drawn, images)
             extra, more = self.student_input(found), self.teacher_input(found)
-        teacher = of_views(self._outputs, self.teacher_input(other), more)
+        teacher = of_views(self.outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
 
     def vectors(self, train: ImageSet, workers: int) -> Rows:
@@ -173,12 +175,34 @@ class Online(Feed):
         device = train.labels.device
         return embed(self.teacher, train, self.teacher_input, BATCH, device, "teacher's vectors", workers)
 
-    def _outputs(self, prepared: Tensor) -> Output:
+    def outputs(self, prepared: Tensor) -> Output:
+        """Return the teacher's outputs for images as it reads them."""
         found = [self.teacher.features(part, maps=self.maps) for part in prepared.chunk(self.parts)]
         if len(found) == 1:
             return found[0]
-        maps = tuple(torch.cat(stage) for stage in zip(*(part.maps for part in found), strict=True))
-        return bare(torch.cat([part.embedding for part in found]))._replace(maps=maps)
+        return found[0].filled(map(torch.cat, zip(*(part.tensors() for part in found), strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelFeed(Feed):
+    """Views of images and of the labels of their pixels by one draw; the teacher reads the student's view.
+
+    Attributes:
+        maps: The labels of the training images.
+        online: What runs the teacher, if there is one.
+    """
+
+    maps: LabelMaps
+    online: Online | None
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return fresh views, their labels `(B, h, w)`, -1 where a pixel has none, and the teacher's outputs."""
+        drawn, processes = self.plan.draw(images, generator), self.plan.processes
+        assert isinstance(drawn, PixelView)
+        view = drawn.part(processes.rows(processes.count * len(images)))
+        seen, labels = view.apply(images), unlabelled_as(view.apply_labels(self.maps.rows(batch.indices)))
+        teacher = None if self.online is None else self.online.outputs(self.online.teacher_input(seen))
+        return StepInputs(self.student_input(seen), batch._replace(labels=labels), teacher)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +281,8 @@ def open_feed(
     Raises:
         RelgraphError: if the mode is `stored` and no store fits, or the run needs outputs that no store holds.
     """
+    if not task.of_images:
+        return _pixel_feed(recipe, task, teacher, precision)
     data, shared, maps = task.data, recipe.views == "shared", reads_maps(method)
     plan = make_plan(recipe.augmentation, data, None if method is None else method.views, task.processes)
     if teacher is None:
@@ -274,6 +300,19 @@ def open_feed(
     held = teacher.hold(precision)
     feed = Online(plan, task.student_input, held, input_of(held), shared, maps, recipe.accumulate)
     return feed, replace(recipe, teacher_mode="online"), f"teacher: online{why}"
+
+
+def _pixel_feed(recipe: Recipe, task: Task, teacher: Teacher | None, precision: str) -> tuple[Feed, Recipe, str]:
+    """Return the feed of a task whose pixels have classes: no store of embeddings holds what its methods read."""
+    low, high = recipe.crop_scale
+    plan = ViewPlan(PixelAugmentation((low, high), task.size, task.data.flip), processes=task.processes)
+    online, told = None, "none"
+    if teacher is not None:
+        recipe, told = replace(recipe, teacher_mode="online"), "online, in every step"
+        held = teacher.hold(precision)
+        online = Online(plan, task.student_input, held, input_of(held), maps=True, parts=recipe.accumulate)
+    assert task.data.train.maps is not None
+    return PixelFeed(plan, task.student_input, task.data.train.maps, online), recipe, f"teacher: {told}"
 
 
 def _chosen_store(

@@ -82,6 +82,8 @@ class Distiller(Objective):
     In the stage "method" the student is trained by the method alone, in the stage "labels" by all terms but the
     method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
 
+    With `own_logits` the logits of the teacher are those that the network has, not those of its head.
+
     `label_loss` is what labels teach by (see `relgraph.training.tasks`). A batch may be spread over processes; with
     `local` the method compares only the images of one process. With `parts` above 1 it passes through the student in as
     many parts, whose activations are not held together; the graph stays that of the whole batch.
@@ -98,6 +100,7 @@ class Distiller(Objective):
         temperature: float = 4.0,
         head_fixed: bool = False,
         head_read: bool = True,
+        own_logits: bool = False,
         label_loss: LabelLoss = labelled_cross_entropy,
         processes: ProcessGroup = SINGLE_PROCESS,
         local: bool = False,
@@ -109,7 +112,8 @@ class Distiller(Objective):
         self.method = method
         self.kd = Spread(KD(temperature), processes) if alpha > 0 else None
         self.gamma, self.alpha, self.parts, self.head_read = gamma, alpha, parts, head_read
-        self.label_loss, self.processes = label_loss, processes
+        self.label_loss, self.processes, self.own_logits = label_loss, processes, own_logits
+        self.shows_images = method is not None and "image" in method.reads
         self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
@@ -131,6 +135,8 @@ class Distiller(Objective):
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
         # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
         kept, batch = student._replace(maps=()).detach(), inputs.batch
+        if self.shows_images:
+            batch = batch._replace(images=inputs.images)
         if self.teacher_head is None or inputs.teacher is None:
             terms, pairs = self._student_terms(student, None, batch, stage)
             return Losses(terms, kept, None, self._degenerate([], kept), {})
@@ -138,15 +144,15 @@ class Distiller(Objective):
         fixed = teacher.detach()
         terms, pairs = self._student_terms(student, fixed, batch, stage)
         if diagnostics is not None and self.spread is not None:
-            diagnostics.add(self.spread, pairs, student, fixed, batch.labels)
+            diagnostics.add(self.spread, pairs, student, fixed, batch.of_images)
         degenerate = self._degenerate(pairs, kept, fixed)
         return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
 
-    @staticmethod
-    def _with_head(head: Head, teacher: Output) -> Output:
+    def _with_head(self, head: Head, teacher: Output) -> Output:
         """Return the teacher's outputs with the embedding and the logits of its head."""
         embedding, logits = head(teacher.embedding)
-        extra = None if teacher.extra is None else Distiller._with_head(head, teacher.extra)
+        logits = teacher.logits if self.own_logits else logits
+        extra = None if teacher.extra is None else self._with_head(head, teacher.extra)
         return teacher._replace(embedding=embedding, logits=logits, extra=extra)
 
     def _student_terms(
@@ -166,9 +172,11 @@ class Distiller(Objective):
         return {**by_labels, **terms}, pairs
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        assert teacher.logits is not None
-        learned = batch.labels if batch.edges is None else batch.learned(self.processes)
-        terms = {"head": self.label_loss(teacher.logits, learned, self.processes)} if self.head_read else {}
+        terms: Terms = {}
+        if self.head_read:
+            assert teacher.logits is not None
+            learned = batch.labels if batch.edges is None else batch.learned(self.processes)
+            terms["head"] = self.label_loss(teacher.logits, learned, self.processes)
         if self.spread is not None:
             terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}

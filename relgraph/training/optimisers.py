@@ -1,7 +1,8 @@
 """The optimisers of a recipe, and which parameters their weight decay leaves out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -10,12 +11,22 @@ from torch.optim import SGD, AdamW, Optimizer
 from relgraph.training.runs import AnyRecipe
 
 
-def new_optimiser(recipe: AnyRecipe, module: nn.Module, parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """Return the recipe's optimiser of these parameters of a module, at a learning rate."""
+def new_optimiser(
+    recipe: AnyRecipe,
+    module: nn.Module,
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    rates: Mapping[nn.Parameter, float] = MappingProxyType({}),
+) -> Optimizer:
+    """Return the recipe's optimiser of a module's parameters, at a learning rate; some have `rates` of their own."""
     assert recipe.weight_decay is not None, "its objective fills in what is not given"
-    groups: list[Any] = [*parameters]
-    if not recipe.decay_norm_and_bias:
-        groups = decay_groups(module, groups)
+    groups: list[dict[str, Any]] = []
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_rate.setdefault(rates.get(parameter, lr), []).append(parameter)
+    for rate, group in by_rate.items():
+        parts = [{"params": group}] if recipe.decay_norm_and_bias else decay_groups(module, group)
+        groups += [{**part, "lr": rate} for part in parts]
     if recipe.optimiser == "adamw":
         return AdamW(groups, lr=lr, weight_decay=recipe.weight_decay)
     return SGD(groups, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)

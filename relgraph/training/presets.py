@@ -260,10 +260,16 @@ def _moco(method: str | None, student: str | None) -> Preset:
 # network, and float32 is the same everywhere.
 DIGITS: dict[str, Any] = {"student": "resnet8", "labels_per_class": 3, "epochs": 20, "precision": "32-true"}
 
+# A few hundred steps from random weights, as torchvision's references train: SGD, the power 0.9 by step, one view.
+PIXELS: dict[str, Any] = {
+    "method": "pixelwise", "epochs": 30, "batch_size": 16, "lr": 0.02, "schedule": "poly", "weight_decay": 5e-4,
+}  # fmt: skip
+
 Make = Callable[[str | None, str | None], Preset]
 PRESETS: dict[str, Make] = {
     "none": lambda method, student: Preset("The defaults alone", "", {}),
     "digits": lambda method, student: Preset("The offline example: digits with few labels", "", DIGITS),
+    "pixels": lambda method, student: Preset("Classes of pixels: few epochs, small batches", "", PIXELS),
     "ega": _ega,
     "ega-sequential": _ega_sequential,
     "repdistiller": _repdistiller,

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from relgraph.errors import RelgraphError
-from relgraph.options import check_names, check_options, option, options_of
+from relgraph.options import PAIR, check_names, check_options, option, options_of
 from relgraph.own_code import Own
 from relgraph.training.presets import find_preset, with_arguments
 
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion", "refine"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed",
+    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "ignore", "test_fraction", "split_seed",
     "holdout_classes", "workers",
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
+# Where pixels have classes: both networks and the labels have one view, and no image has a class.
+FOR_PIXELS: dict[str, tuple[object, ...]] = {
+    "augment": ("auto", "pixels"), "views": ("shared",), "scope": ("batch",), "teacher_mode": ("auto", "online"),
+    "teacher_head": ("joint",), "align": (False,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class BaseRecipe:
             them), or your own, such as data.py:Photos; classes: has a folder for each class, folder: has train/ and
             val/ or test/, or images alone, which have no labels then, a table the columns path, label and split.
         root: Folder in which downloaded data sets lie.
-        image_size: Resize images to this many pixels; needed for folders of mixed sizes.
+        image_size: Resize images to so many pixels, or HEIGHTxWIDTH; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
         bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
         unlabelled: Folder of images that join the training set without labels, at any depth.
+        ignore: Numbers in files of labels of pixels that stand for no class, beside 255.
         test_fraction: Share of every class that becomes the test split, of a data set that has none.
         split_seed: Seed that draws this test split, or the classes that are held out; --seed does not move them.
         holdout_classes: Classes kept out of training, for validation and testing: shares such as 0.16,0.2, or names.
@@ -52,8 +58,8 @@ class BaseRecipe:
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test or last.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
-            simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
-            method's authors.
+            simclr-small (crop and resize, flip, colours, blur), digits (bent and shaded), or pixels (scale, crop, flip,
+            for images and the labels of their pixels alike); auto: those of the data's or the method's authors.
         teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN,
             repdistiller:NAME, vectors:FILE (relgraph teachers explains them), or your own, such as nets.py:Net;
             repdistiller: reads a published file, vectors: are those of the training images, without a network.
@@ -92,16 +98,17 @@ class BaseRecipe:
 
     dataset: str | Own = option(default="digits")
     root: str = option(default="data")
-    image_size: int | None = option(default=None, least=1)
+    image_size: int | PAIR | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
     bad_images: Literal["stop", "skip"] = option(default="stop")
     unlabelled: str | None = option(default=None)
+    ignore: tuple[int, ...] = option(default=())
     test_fraction: float = option(default=0.2, above=0, below=1)
     split_seed: int = option(default=0, least=0, most=2**31 - 1)
     holdout_classes: str | None = option(default=None)
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
-    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"] = option(default="auto")
     teacher: str | Own | None = option(default=None)
     teacher_weights: str | None = option(default=None)
     teacher_size: int | None = option(default=None, least=1)
@@ -197,6 +204,11 @@ class Recipe(BaseRecipe):
         labels_per_class: Number of training images of each class that keep their label; the others stay, unlabelled.
             0: all.
         label_fraction: Share of every class's training images that keep their label.
+        labelled_images: Number of training images that keep their labels, where pixels have classes; all if not given.
+        crop_size: Height and width of the random crops of a training step, where pixels have classes, or one number for
+            a square; that of the images if not given.
+        crop_scale: Bounds of the random factor by which an image is scaled before it is cropped, where pixels have
+            classes.
         label_noise: Share of the labelled training images that get a wrong class, drawn at random.
         labelled_share: Share of labelled images in a batch where some have no label.
         views: Same crop and flip for both networks, or one each as in EGA's code.
@@ -259,6 +271,8 @@ class Recipe(BaseRecipe):
         nodes: What a method's nodes are: the projected embedding, the pooled feature below it, the last stage map, or
             the positions of that map, in one graph an image; the method's own choice if not given, with target_space
             teacher the embedding.
+        pool: Of methods that compare positions: share of the height and width of the last stage maps that is pooled to
+            one position; the method's own choice if not given.
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
             size.
         edge_weight: Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well.
@@ -276,7 +290,8 @@ class Recipe(BaseRecipe):
             stays that of the batch, and the student runs twice.
         lr: Learning rate of the student; with adamw 0.001 if not given.
         weight_decay: Weight decay of both optimisers.
-        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, or constant.
+        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, poly, or constant; poly
+            is the power 0.9 of what is left of the training, by step, as segmentation has it.
         schedule_by: Whether the cosine falls with each epoch or with each step.
         warmup_epochs: First epochs, in which the student's rate rises from 0 with every step; the schedule begins after
             them, milestones are epochs of the whole run.
@@ -297,6 +312,9 @@ class Recipe(BaseRecipe):
     teacher: str | Own = option(default="embedded:digits")
     labels_per_class: int = option(default=0, least=0)
     label_fraction: float = option(default=1.0)
+    labelled_images: int | None = option(default=None, least=1)
+    crop_size: tuple[int, ...] | None = option(default=None)
+    crop_scale: tuple[float, ...] = option(default=(0.5, 2.0))
     label_noise: float = option(default=0.0)
     labelled_share: float = option(default=0.5)
     views: Literal["shared", "independent"] = option(default="shared")
@@ -329,6 +347,7 @@ class Recipe(BaseRecipe):
     scale: str | Own | None = option(default=None)
     criterion: str | Own | None = option(default=None)
     nodes: Literal["embedding", "feature", "map", "positions"] | None = option(default=None)
+    pool: float | None = option(default=None, above=0, most=1)
     node_weight: float | None = option(default=None)
     edge_weight: float | None = option(default=None)
     gamma: float | None = option(default=None, least=0, aliases=("-r",))
@@ -341,7 +360,7 @@ class Recipe(BaseRecipe):
     accumulate: int = option(default=1, least=1)
     lr: float = option(default=0.05, least=0)
     weight_decay: float = option(default=5e-4, least=0)
-    schedule: Literal["step", "cosine", "constant"] = option(default="step")
+    schedule: Literal["step", "cosine", "poly", "constant"] = option(default="step")
     schedule_by: Literal["epoch", "step"] = option(default="epoch")
     warmup_epochs: int = option(default=0, least=0)
     milestones: tuple[int, ...] | None = option(default=None)
@@ -363,6 +382,7 @@ class Recipe(BaseRecipe):
         self._check_graph()
         self._check_stages()
         self._check_rate()
+        self._check_crop()
 
     def _check_teacher(self) -> None:
         from relgraph.names import is_vectors, teacher
@@ -396,6 +416,7 @@ class Recipe(BaseRecipe):
         self.refuse_unused("graph" in known, "methods that have a graph", got, "k", "graph")
         self.refuse_unused(self.relates, "methods that relate the images of a batch", got, *related)
         self.refuse_unused("nodes" in known, "methods that leave the choice of nodes", got, "nodes")
+        self.refuse_unused("pool" in known, "methods that compare positions", got, "pool")
         for part, read in names.PARTS.items():
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
             read(getattr(self, part))  # an unknown name is told before anything is loaded
@@ -466,6 +487,32 @@ class Recipe(BaseRecipe):
                 told = "scope 'dataset' has one fixed graph, for the batch of all devices"
                 raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
 
+    def _check_crop(self) -> None:
+        if self.crop_size is not None and not (len(self.crop_size) in (1, 2) and min(self.crop_size) > 0):
+            raise RelgraphError(f"crop_size must be a height and a width above 0, or one number, got {self.crop_size}")
+        if not (len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] < math.inf):
+            raise RelgraphError(f"crop_scale must be two factors above 0, the lesser first, got {self.crop_scale}")
+
+    def check_pixels(self, of_pixels: bool) -> None:
+        """Raise RelgraphError for options that do not fit data in which it is pixels that have classes, or not."""
+        self.refuse_unused(of_pixels, "labels of pixels", f"the data set {self.dataset}", "crop_size", "crop_scale")
+        if not of_pixels:
+            self.refuse_unused(self.augment != "pixels", "labels of pixels", f"the data set {self.dataset}", "augment")
+            return
+        from relgraph.names import is_vectors
+
+        for name, fitting in FOR_PIXELS.items():
+            if getattr(self, name) not in fitting:
+                told = f"{self.dataset} has labels of pixels: expected {name} {fitting[-1]!r}"
+                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
+        if self.learns_refinement:
+            told = "is learned from classes of images, and here pixels have classes: expected smooth, or none"
+            raise RelgraphError(f"the refinement {self.refine} {told}")
+        if is_vectors(self.teacher) and self.uses_teacher:
+            raise RelgraphError(f"labels of pixels need a teacher that sees each view, got {self.teacher}")
+        if found := [item.name for item in self.methods if item.cls.views is not None]:
+            raise RelgraphError(f"{found[0]} reads extra views of an image, which labels of pixels do not have")
+
     def _check_stages(self) -> None:
         """Refuse epochs in which nothing would teach the student."""
         first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
@@ -506,6 +553,22 @@ class Recipe(BaseRecipe):
     def chosen_nodes(self) -> Literal["embedding", "feature", "map", "positions"] | None:
         """What the run chooses as nodes for all methods that leave the choice; `None` for their own choice."""
         return "embedding" if self.nodes is None and self.target_space == "teacher" else self.nodes
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether a method reads the projected embedding, or may read all."""
+        from relgraph import names
+        from relgraph.methods.base import reads_embedding
+
+        own, nodes = names.read_arguments(self.methods, self.method_args), self.chosen_nodes
+        shared = {} if nodes is None else {"nodes": nodes}
+        return any(names.may_read_all(item) or reads_embedding(item.cls, shared | own[item.name])
+                   for item in self.methods)  # fmt: skip
+
+    @property
+    def crop(self) -> tuple[int, int] | None:
+        """Height and width of the random crops of a training step, where pixels have classes."""
+        return None if self.crop_size is None else (self.crop_size[0], self.crop_size[-1])
 
     def projected(self, teacher_width: int | None) -> int | None:
         """Return the width of the student's projected embeddings; `None` for a head without a projection.
@@ -636,7 +699,7 @@ class Recipe(BaseRecipe):
 def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     """Return the recipe of what a user gave, over the preset, over the defaults.
 
-    Digits, the data set of the offline example, selects the preset of its name if no preset is given.
+    If no preset is given, the data set selects one: digits that of its name, labels of pixels `pixels`.
 
     Raises:
         RelgraphError: for an unknown preset or option, a value out of range, or a data set without a teacher.
@@ -649,7 +712,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
 
     check_names(Recipe, given)
     if preset is None:
-        preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
+        data = given.get("dataset", "digits")
+        preset = dataset_of(data).preset if isinstance(data, str) else "none"
     own = find_preset(preset, given.get("method"), given.get("student")).options
     chosen = {**own, **given}
     if "method_args" in own and "method_args" in given:

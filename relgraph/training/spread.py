@@ -121,7 +121,9 @@ class Spread:
         s, t = (gathered(output, method.reads, self.processes) for output in (student, teacher))
         if batch is None:
             return s, t, batch
-        return s, t, Batch(self.processes.gather(batch.indices), self.processes.gather(batch.labels), batch.edges)
+        indices, labels = (self.processes.gather(x) for x in (batch.indices, batch.labels))
+        images = None if batch.images is None else self.processes.gather(batch.images)
+        return s, t, Batch(indices, labels, batch.edges, images)
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
@@ -168,7 +170,10 @@ def spread_over(method: Method, processes: ProcessGroup | None = None, *, local:
 def _anchors(student: Output, teacher: Output, batch: Batch | None, count: int) -> tuple[Output, Output, Batch | None]:
     """Return the outputs for the first images, the anchors of a batch, alone; those for extra views are left out."""
     s, t = (output._replace(extra=None).each(lambda x: x[:count]) for output in (student, teacher))
-    return s, t, batch if batch is None else Batch(batch.indices[:count], batch.labels[:count])
+    if batch is None:
+        return s, t, batch
+    images = None if batch.images is None else batch.images[:count]
+    return s, t, Batch(batch.indices[:count], batch.labels[:count], images=images)
 
 
 def _number(content: object) -> int:

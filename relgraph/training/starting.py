@@ -37,7 +37,7 @@ def new_backbone(recipe: Recipe, channels: int, side: int, *, restored: bool) ->
         found, info = load_network(path, names.student_in_file(path))
         if info["backbone"] != str(recipe.student):
             raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
-        load_strictly(backbone, found.state_dict(), path)
+        load_strictly(backbone, found.bare.state_dict(), path)
     choose_stages(backbone, recipe.student_stages, channels, side, f"student {recipe.student}")
     return backbone
 

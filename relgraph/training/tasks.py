@@ -3,28 +3,37 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.analysis.retrieval import CUTS, retrieval
+from relgraph.analysis.segmentation import confusion, figures
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
+from relgraph.data.label_maps import IGNORED
+from relgraph.graph.positions import on_grid
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Student
 from relgraph.networks.plain import PlainStudent, VectorsAlone
+from relgraph.networks.segmenter import Segmenter, scored
+from relgraph.outputs import Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.spread import labelled_cross_entropy
 
 BATCH = 512  # images that are evaluated at a time
+PIXELS = 2**20  # of images that are evaluated at a time where each has a class
 # Number of training images among which neighbours are searched: more would cost time and hardly change the result.
 KNOWN = 10_000
 NEIGHBOURS = 20
 
 LAST = "the last epoch: none was picked; the test split was only read at the end"
 SELECTED_LAST = "there are no labelled images to pick the best epoch by: it is the last"
+
+
+Labels = Callable[[Tensor, Tensor], Tensor]  # from labels and logits to other labels
 
 
 class Embedder(Protocol):
@@ -49,6 +58,10 @@ class Task:
         loss: What labels teach by, of logits `(N, C)` and labels `(N,)`, -1 where unknown.
         by_label: Whether labelled and unlabelled images are mixed in each batch.
         of_vectors: Whether `evaluate` is given what makes a student's vectors, in place of the student.
+        of_images: Whether it is images that have classes and relations; otherwise positions of an image, and then the
+            teacher's logits are its own, not those of a head that labels train beside the student.
+        at: From labels and logits to the labels with which the classes of a training step are compared; `None` for all.
+        accuracy: What the share of those that are right is called.
         score: The metric of `evaluate` by which the best epoch is picked.
         selected: A sentence on how it was picked, by the split that selects.
         unscored: A sentence where there was no score to pick it by.
@@ -63,9 +76,27 @@ class Task:
     loss: ClassVar = staticmethod(labelled_cross_entropy)
     by_label: ClassVar[bool]
     of_vectors: ClassVar[bool] = False
+    of_images: ClassVar[bool] = True
+    at: ClassVar[Any] = None
+    accuracy: ClassVar[str] = "train_top1"
     score: ClassVar[str]
     selected: ClassVar[dict[str, str]]
     unscored: ClassVar[str] = SELECTED_LAST
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the views that a training step reads."""
+        height, width = self.data.train.images.shape[-2:]
+        return height, width
+
+    @property
+    def image_labels(self) -> Tensor:
+        """The class of each training image, `(N,)`; -1 where it is unknown, or there are no classes of images."""
+        return self.data.train.labels
+
+    def example_labels(self, count: int) -> Tensor:
+        """Return labels of the shape that those of `count` views have, on the CPU."""
+        return self.image_labels[:count].cpu()
 
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
@@ -221,6 +252,126 @@ class LabelledRetrieval(Retrieval):
     """`Retrieval` of a student whose classifier learns the training classes."""
 
     by_label = True
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+    """Return the mean cross-entropy over the pixels that have a class; 0 if none has.
+
+    The logits `(B, classes, h, w)` are brought to the size of the labels `(B, H, W)` (bilinear), -1 where a pixel has
+    no class. Of a batch over processes it is a share, as `labelled_cross_entropy`.
+    """
+    return labelled_cross_entropy(on_grid(logits, labels.shape[-2:]), labels, processes)
+
+
+def _at_positions(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return the labels `(B, H, W)` of the pixels in which the positions of logits `(B, classes, h, w)` lie."""
+    grid = [(torch.arange(n, device=labels.device) * 2 + 1) * side // (2 * n)
+            for n, side in zip(logits.shape[-2:], labels.shape[-2:], strict=True)]  # fmt: skip
+    return labels[:, grid[0][:, None], grid[1]]
+
+
+def unlabelled_as(maps: Tensor) -> Tensor:
+    """Return label maps uint8 as labels int64, -1 where they have 255."""
+    return maps.long().masked_fill(maps == IGNORED, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels(Task):
+    """Each pixel has one class, which the network's scores learn: `miou`, `pixel_accuracy` and `iou_NAME` by class.
+
+    They are in percent, from one confusion matrix of a whole split, at the size of its labels (see
+    `relgraph.analysis.segmentation`).
+
+    Attributes:
+        crop: Height and width of the views that a training step reads; those of the images if not given.
+    """
+
+    crop: tuple[int, int] | None = None
+
+    loss: ClassVar = staticmethod(pixel_cross_entropy)
+    by_label = True
+    of_images = False
+    at = staticmethod(_at_positions)
+    accuracy = "train_pixel_accuracy"
+    score = "miou"
+    selected: ClassVar = {
+        "val": "best epoch picked by the mIoU on a validation split held out from the training set; the test split was "
+        "only read at the end",
+        "test": "best epoch picked by the mIoU on the test split itself: the figure of the best epoch is optimistic",
+        "last": LAST,
+    }
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the crops."""
+        return super().size if self.crop is None else self.crop
+
+    @property
+    def image_labels(self) -> Tensor:
+        """No classes of images, `(N,)`."""
+        return torch.full_like(self.data.train.labels, -1)
+
+    def example_labels(self, count: int) -> Tensor:
+        """Return labels of pixels of which none is known."""
+        return torch.full((count, *self.size), -1)
+
+    def student(self, backbone: Backbone, dim: int | None) -> Student:
+        """Return a new student: the backbone with a head for the scores of each position."""
+        train = self.data.train
+        return Segmenter(scored(backbone, len(train.classes), train.images.shape[1], train.images.shape[-1]), dim)
+
+    @torch.no_grad()
+    def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        """Return the figures of the network's scores on a split."""
+        if not self.scores(images):
+            return {}
+        assert isinstance(network, nn.Module)
+        network.eval()
+        return self.measure(network.forward, images)
+
+    @torch.no_grad()
+    def measure(self, outputs: Callable[[Tensor], Output], images: ImageSet) -> dict[str, float]:
+        """Return the figures of the scores that a function gives, brought to the size of each label (bilinear)."""
+        return figures(self.processes.sum(self._confusion(outputs, images)), images.classes)
+
+    def _confusion(self, outputs: Callable[[Tensor], Output], images: ImageSet) -> Tensor:
+        """Return the confusion matrix `(C, C)` of this process's share of a split."""
+        classes, maps = len(images.classes), images.maps
+        assert maps is not None
+        total = torch.zeros(classes, classes, dtype=torch.long, device=self.device)
+        own = torch.arange(len(images))[self.processes.share(len(images))]
+        positions = torch.split(own, max(1, PIXELS // images.images.shape[-2:].numel()))
+        with closing(images.batches(positions, self.workers)) as batches:
+            for position, batch in zip(positions, batches, strict=True):
+                logits = outputs(self.student_input(batch.to(self.device, non_blocking=True))).logits
+                assert logits is not None
+                by_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+                for row, number in enumerate(position.tolist()):
+                    labels = maps.own(number)
+                    by_size.setdefault(labels.shape, []).append((row, labels))
+                for size, found in by_size.items():
+                    rows, labels = torch.tensor([row for row, _ in found]), torch.stack([each for _, each in found])
+                    predicted = on_grid(logits[rows.to(self.device)], size).argmax(1)
+                    total += confusion(predicted, labels.to(self.device), classes)
+        return total
+
+    def scores(self, images: ImageSet) -> bool:
+        """Return whether a split has images."""
+        return len(images) > 0
+
+
+class PixelsAlone(Pixels):
+    """`Pixels` of a student that relations between positions teach and no label: its scores are not trained."""
+
+    by_label = False
+
+    def scores(self, images: ImageSet) -> bool:
+        """Return that there is no score."""
+        return False
+
+    def figures(self, row: dict[str, float]) -> dict[str, float]:
+        """Return the means but for the accuracy of scores that are not trained."""
+        return {name: value for name, value in row.items() if name != self.accuracy}
 
 
 def classes_of(task: Task) -> Classes:

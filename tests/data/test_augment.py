@@ -23,6 +23,7 @@ from relgraph.data.augment import (
     DigitsView,
 )
 from relgraph.data.augment import make_augmentation as make
+from relgraph.data.pixel_views import PixelAugmentation
 from relgraph.data.transforms import blur_taps
 from relgraph.data.views import PadCropFlip
 from tests.checks import assert_refused_like
@@ -93,7 +94,7 @@ def test_shares_of_nothing_and_of_all() -> None:
 
 def test_names_make_the_published_augmentations() -> None:
     made = [make(name, padding=4, flip=True, channels=3) for name in AUGMENTATIONS]
-    assert made == [PadCropFlip(4, True), MOCO, SIMCLR, SIMCLR_SMALL, Digits()]
+    assert made == [PadCropFlip(4, True), MOCO, SIMCLR, SIMCLR_SMALL, Digits(), PixelAugmentation()]
     strong, weak = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1)
     assert [(x.scale, x.jitter, x.jitter_share, x.grey, x.blur) for x in (MOCO, SIMCLR, SIMCLR_SMALL)] == [
         ((0.2, 1.0), weak, 0.8, 0.2, 0.5), ((0.08, 1.0), strong, 0.8, 0.2, 0.5), ((0.08, 1.0), weak, 0.8, 0.2, 0),

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from relgraph.data.catalogue import PUBLISHED
 from relgraph.data.datasets import DataSet, add_noise, channel_statistics, hold_out, keep_labels, load
 from relgraph.data.images import ImageSet
-from relgraph.data.sources import PUBLISHED
 from relgraph.names import dataset
 from relgraph.seeding import generator
 from tests.checks import assert_refused_like

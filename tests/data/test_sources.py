@@ -14,9 +14,10 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from relgraph.data import BUILT_IN
+from relgraph.data.catalogue import PUBLISHED, SOURCES
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.sources import PUBLISHED, SOURCES, OriginalSplits
+from relgraph.data.sources import OriginalSplits
 from tests.checks import Intruder, assert_refused_like
 
 Patch = pytest.MonkeyPatch
@@ -50,9 +51,10 @@ def same(images: ImageSet, pixels: NDArray[np.uint8], labels: list[int]) -> bool
 
 def test_the_sources_are_the_built_in_data_sets() -> None:
     assert tuple(SOURCES) == BUILT_IN == tuple(source.name for source in SOURCES.values())
-    assert {name: PUBLISHED[name].archive.folder for name in PUBLISHED} == {
+    assert {name: str(PUBLISHED[name].folder(Path())) for name in PUBLISHED} == {
         "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "stl10": "stl10_binary",
-        "stl10+unlabelled": "stl10_binary", "tiny-imagenet": "tiny-imagenet-200",
+        "stl10+unlabelled": "stl10_binary", "tiny-imagenet": "tiny-imagenet-200", "voc": "VOCdevkit",
+        "pets": "oxford-iiit-pet",
     }  # fmt: skip
     files = [set(PUBLISHED[name].archive.files.items()) for name in ("stl10", "stl10+unlabelled")]
     assert {name for name, _ in files[1] - files[0]} == {"unlabeled_X.bin"} and files[0] < files[1]

@@ -100,8 +100,11 @@ def test_names_in_another_form_of_unicode_are_found(folder: Path) -> None:
 
 L, LS, HERE = b"path,label\n", b"path,label,split\n", b"../images/0.png,a"
 FAULTS = (
-    (b"path;label\n", r"line 1: expected the columns path,label or path,label,split, found 'path;label'$"),
-    (b"", "line 1: expected the columns path,label or path,label,split, found ''$"),
+    (
+        b"path;label\n",
+        r"line 1: expected the columns path,label or path,label,split ..*, found 'path;label'$",
+    ),
+    (b"", "line 1: expected the columns path,label or path,label,split .or mask for label., found ''$"),
     (b"path,label,label\n", "line 1: expected the columns"),
     (L + b"../images/0.png\n", "line 2: expected 2 cells as in the header, found 1$"),
     (L + HERE + b"\n\n ,b\n", "line 4: expected the path of an image, found ''$"),

@@ -253,6 +253,6 @@ def test_what_they_refuse() -> None:
          "RKD compares at most 256 positions of an image, got 289: expected a pool"),
         (lambda: EGA(nodes="positions")(of_map(x), of_map(x[:, :2])), "matching nodes needs embeddings of one width…"),
         (lambda: DKD()(of_logits(x), of_logits(x)), "DKD reads logits (N, classes), got (2, 3, 17, 17)"),
-        (lambda: CWD(nodes="logits")(of_map(x), of_map(x)), "CWD reads logits at positions: expected…"),
+        (lambda: CWD(nodes="logits")(of_map(x), of_map(x)), "CWD reads logits (N, classes, H, W)…"),
         (lambda: CWD()(of_map(x), of_map(x[:, :2])), "CWD compares channels: expected student_channels…"),
     )  # fmt: skip

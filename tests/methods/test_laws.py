@@ -31,18 +31,23 @@ MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 LABELS = torch.tensor([0, 1, 2, 3, 0, -1, 2, 3, 0, 1, -1, 2])
 INDICES = torch.tensor([3, 0, 7, 9, 4, 5, 11, 10])
 BATCH = Batch(INDICES, LABELS[INDICES])
-RUN = RunFacts(DIM, 6, 7, MAPS, MAPS, IMAGES, LABELS, Projector(7, 7))
+SCORES = (CLASSES, 8, 8)
+RUN = RunFacts(DIM, 6, 7, MAPS, MAPS, IMAGES, LABELS, Projector(7, 7), scores=SCORES, image=(3, 8, 8))
 WIDTHS = {"student": RUN.student_width, "teacher": RUN.teacher_width}
 SHARED: dict[str, Any] = {"graph": "dense", "temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24}
 
 # Whose state `remember` changes. All others remember nothing.
-MEMORIES = {"crd", "seed", "moco", "rrd", "lightly"}
+MEMORIES = {"crd", "seed", "moco", "rrd", "lightly", "holistic"}
 # Whose value depends on no network's scale, so that the largest number of bfloat16 is nothing to it.
 SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst", "cka", "dist", "csd", "rop", "d3still", "raml"}
 # Which relate the student's nodes to the teacher's, behind a linear layer where it has another width.
 ASYMMETRIC = {"csd", "rop", "d3still", "raml"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
+
+# Whose logits are at positions: the outputs of their tests have these in place of those of images.
+DENSE = {"holistic", "skd"}
+SHAPES: dict[str, tuple[int, ...]] = {"logits": (CLASSES,)}
 
 # Whose graphs are of the positions of one image: see `test_dense`.
 OF_POSITIONS = {"pairwise", "gram"}
@@ -71,6 +76,8 @@ WAYS: dict[str, list[str]] = {
     "kd": ["temperature=0.5", "standardise=true"],
     "dkd": ["standardise=true"],
     "dist": ["tau=4 epsilon=0"],
+    "holistic": ["objective=hinge width=8"],
+    "skd": ["official=true", "holistic_weight=0.01 pixel_weight=0"],
     "cka": ["unbiased=true", "rows=true", f"centred=false official=true {KNN}"],
     "anchor": ["head=mlp", "distance=mean_square head=linear"],
     "rrd": ["official=true"],
@@ -110,6 +117,12 @@ WAYS: dict[str, list[str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _at_positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "name" in request.fixturenames and request.getfixturevalue("name") in DENSE:
+        monkeypatch.setitem(SHAPES, "logits", SCORES)
+
+
 def ways(name: str) -> list[str]:
     """Return the options of each way: all pairs, a sparse graph where there is one, and those of the table."""
     return ["", *([KNN] if name in GRAPHICAL else []), *WAYS.get(name, [])]
@@ -128,7 +141,7 @@ def each_refined_way(*without: str, names: Iterable[str] = METHODS) -> pytest.Ma
 
 
 def make(name: str, way: str = "", **changes: Any) -> Method:
-    queue = ["queue=50"] if name in MEMORIES - {"crd"} else []
+    queue = ["queue=50"] if name in MEMORIES - {"crd", "holistic"} else []
     built = build_method(name, RUN, {**SHARED, **changes}, [*queue, *way.split()], beta=1.0)
     assert built is not None
     ((_, method),) = built.each()
@@ -138,6 +151,7 @@ def make(name: str, way: str = "", **changes: Any) -> Method:
 def output(side: str, n: int = N) -> Output:
     """Return an output with extra views, for methods that ask for them; the others do not mind them."""
     given = random_output(n, DIM, CLASSES, WIDTHS[side], MAPS)
+    given = given._replace(logits=torch.randn(n, *SHAPES["logits"]).double())
     return given._replace(extra=random_output(VIEWS * n, DIM, CLASSES, WIDTHS[side]))
 
 
@@ -227,7 +241,7 @@ def test_only_remembering_changes_a_memory(name: str, way: str) -> None:
     first, before = method(student, teacher, BATCH), state(method)
     method.remember(learning(student), learning(teacher), BATCH)
     written = differing(state(method), before)
-    remembers = name in MEMORIES or "memory=" in way
+    remembers = name in MEMORIES or "memory=" in way or (name == "skd" and way != "")
     assert bool(written) == remembers
     assert not written & {key for key, _ in method.named_parameters()}
     assert not any(buffer.requires_grad for buffer in method.buffers())
@@ -603,6 +617,8 @@ RANGES: dict[str, str] = {
     "rrd": "queue above 0, tau above 0, teacher_tau above 0",
     "lightly": "queue above 0, tau above 0, local_weight at least 0",
     "pixelwise": "temperature above 0",
+    "holistic": "penalty at least 0, width at least 8, discriminator_lr at least 0",
+    "skd": "pixel_weight at least 0, pair_weight at least 0, holistic_weight at least 0",
     "cwd": "temperature above 0",
     "cirkd": "tau above 0, pool above 0 and at most 1",
     "fitnet": "stage at least 0",
@@ -676,6 +692,8 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "cka": (1, 1, 0, False, "feature", "cka"),
     "pixelwise": (1, 1, 0, True, "logits", "pixelwise"),
     "pairwise": (0.5, 1, 0, True, "map", "pairwise"),
+    "holistic": (0.1, 1, 0, False, "logits", "holistic"),
+    "skd": (1, 1, 0, False, "logits map", "pixelwise pairwise"),
     "cwd": (50, 1, 0, True, "map", "cwd"),
     "gram": (2, 1, 0, True, "map", "gram"),
     "cirkd": (1, 1, 0, False, "map", "cirkd"),

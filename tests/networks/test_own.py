@@ -87,7 +87,8 @@ def test_a_map_is_averaged_over_positions_and_vectors_are_taken_as_they_are() ->
         backbone = OwnStudent(network, "net").build(3, 8)
         assert backbone.training and backbone.width == width
         torch.testing.assert_close(backbone.eval()(images), expected(network))
-        assert backbone.stages(images)[0] == ()
+        maps, output = backbone.stages(images)[0], network(images)
+        assert len(maps) == (output.ndim == 4) and all(torch.equal(found, output) for found in maps)
 
 
 def test_each_build_of_a_module_is_a_copy_of_it() -> None:

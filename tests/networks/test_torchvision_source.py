@@ -105,7 +105,6 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
                 ("resnet5O", "unknown torchvision model 'resnet5O': did you mean resnet50"),
                 ("resnet50/IMAGENET1K_V3", "did you mean IMAGENET1K_V2 or IMAGENET1K_V1"),
                 ("vgg16/IMAGENET1K_FEATURES", "did you mean IMAGENET1K_V1"),
-                ("fcn_resnet50", "unknown torchvision model"),
                 ("quantized_resnet18", "unknown torchvision model"),
             )
         ),

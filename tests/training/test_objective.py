@@ -292,6 +292,22 @@ def test_extra_views_teach_the_student_and_not_the_teacher(side: int) -> None:
     torch.testing.assert_close(losses.teacher_terms, {"teacher_head": alone}, rtol=1e-10, atol=0)
 
 
+class Looking(Asking):
+    views, reads = None, ("embedding", "image")
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        assert batch is not None and batch.images is not None
+        return {"looking": (student.embedding - batch.images.flatten(1)[:, :DIM]).square().mean()}
+
+
+def test_a_method_that_reads_images_is_shown_those_that_the_student_reads() -> None:
+    module, given = distiller(Looking()), inputs()
+    losses = module(given)
+    expected = (losses.student.embedding - given.images.flatten(1)[:, :DIM]).square().mean()
+    torch.testing.assert_close(losses.terms["looking"].detach(), expected)
+    assert given.batch.images is None and not distiller(EGA()).shows_images
+
+
 def test_labels_of_no_weight_have_no_part() -> None:
     """No gradient of 0 either, by which weight decay would move the classifier, nor 0 times infinity."""
     module, given = distiller(EGA(), gamma=0.0), inputs()

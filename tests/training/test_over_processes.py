@@ -24,6 +24,7 @@ from relgraph.outputs import BatchEdges, Output, StepInputs, bare
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
+from relgraph.training.spread import labelled_cross_entropy
 from tests.processes import run_on
 from tests.training.conftest import states
 from tests.training.outside import Echo
@@ -39,7 +40,8 @@ MESSAGES = BatchEdges(torch.stack([torch.arange(N).roll(2), torch.arange(N)]), N
 OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"method": name} for name in METHODS},
+    **{name: {"method": name} for name in METHODS if name != "holistic"},
+    "score maps": {"method": "skd+0.1*holistic", "arguments": ["width=8", "conditional=true"], "segments": True},
     **{f"{name} knn": {"method": name, "graph": "knn", "k": 4} for name in ("ega", "rkd", "crd")},
     "keys of a queue": {"method": "csd", "arguments": ["memory=queue", "queue=30", "length=7"]},
     "keys of all images": {"method": "d3still", "arguments": ["memory=images", "length=6"]},
@@ -98,6 +100,23 @@ class Net(Backbone):
         return tuple(maps), images.mean((2, 3))
 
 
+class Segmenter(Student):
+    """A student with logits at each position of its second stage map."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__(Net(batch_norm), DIM, CLASSES)
+        self.score = nn.Conv2d(MAPS[1][0], CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Output:
+        """Return the outputs."""
+        found = super().forward(images)
+        return found._replace(logits=self.score(found.maps[1]))
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup) -> Tensor:
+    return labelled_cross_entropy(logits.mean((2, 3)), labels, processes)
+
+
 class Trained(NamedTuple):
     """What a training came to."""
 
@@ -110,15 +129,20 @@ class Trained(NamedTuple):
 def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS) -> Distiller:
     torch.manual_seed(1)
     run = RunFacts(
-        DIM, WIDTH, TEACHER_WIDTH, MAPS, MAPS, IMAGES, labels(), ss_head=Projector(TEACHER_WIDTH, TEACHER_WIDTH)
-    )
+        DIM, WIDTH, TEACHER_WIDTH, MAPS, MAPS, IMAGES, labels(), ss_head=Projector(TEACHER_WIDTH, TEACHER_WIDTH),
+        scores=(CLASSES, 8, 8), image=(1, 8, 8),
+    )  # fmt: skip
     shared = {"temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24, **options}
     single = isinstance(options["method"], str) and options["method"] in METHODS
     queued = "seed" in options["method"] or options["method"] in ("moco", "rrd", "lightly")
     arguments = [*options.get("arguments", ()), *([("" if single else "seed.") + "queue=30"] if queued else [])]
     # Published weights are in the thousands, for losses of very small numbers.
     method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)
-    student, head = Student(Net("parts" not in options), DIM, CLASSES), Head(TEACHER_WIDTH, DIM, CLASSES)
+    head = Head(TEACHER_WIDTH, DIM, CLASSES)
+    if "segments" in options:
+        own: dict[str, Any] = {"head_read": False, "own_logits": True, "label_loss": mean_cross_entropy}
+        return Distiller(Segmenter(True), head, method, processes=processes, **own).double()
+    student = Student(Net("parts" not in options), DIM, CLASSES)
     parts = options.get("parts", 1) if processes.count > 1 else 1  # one process has the batch in one part
     return Distiller(student, head, method, gamma=1.0, alpha=0.3, processes=processes, parts=parts).double()
 
@@ -140,7 +164,8 @@ def batches() -> Iterator[StepInputs]:
         teacher, of_extra = bare(draw(N, TEACHER_WIDTH)), bare(draw(VIEWS * N, TEACHER_WIDTH))
         images, extra = draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8)
         given = Batch(index, labels()[index])
-        yield StepInputs(images, given, teacher._replace(maps=maps, extra=of_extra), extra)
+        teacher = teacher._replace(logits=maps[1][:, [0, 1, 2, 0]], maps=maps, extra=of_extra)  # at positions
+        yield StepInputs(images, given, teacher, extra)
 
 
 def part_of(inputs: StepInputs, rows: slice) -> StepInputs:

@@ -119,8 +119,8 @@ def test_the_checks_for_a_gpu_hold_on_the_processor(tmp_path: Path) -> None:
     run = CliRunner().invoke(command, ["--device", "cpu", "--no-bench", "--out", str(file)])
     assert run.exit_code == 0, run.output
     checks = json.loads(file.read_text(encoding="utf-8"))["checks"]
-    # EGA is among the nine, FSP refuses the small teacher; two objectives of pre-training.
-    count = 9 + len(METHODS) - 2 + 2
+    # EGA is among the nine, two refuse the small networks (FSP, Holistic); two objectives of pre-training.
+    count = 9 + len(METHODS) - 3 + 2
     assert len(checks) == count and all(check["passed"] for check in checks)
     assert run.stdout.count("\nok   ") == count
 

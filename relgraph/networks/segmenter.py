@@ -1,0 +1,118 @@
+"""Networks that give class scores at each position of an image: a backbone, and a head on its stage maps."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.backbone import Backbone, map_shapes
+from relgraph.networks.heads import Student
+from relgraph.outputs import Output
+
+CHANNELS = 128  # between the last map and the scores, as in the authors' LR-ASPP
+FINER = 4  # how many times as high as the last map the earlier one is
+
+
+class LightHead(nn.Module):
+    """Scores from the last stage map and a finer one, maps to `(N, classes, h, w)` on the grid of the finer one.
+
+    The last map passes through a 1 x 1 convolution to 128 channels with batch norm and ReLU, is weighed by channel from
+    its mean over the image, and brought to the finer grid (bilinear); the scores of both are added. This is LR-ASPP
+    (Howard et al., ICCV 2019, arXiv 1905.02244) in torchvision's code.
+
+    Args:
+        low: Position of the finer map.
+        layers: torchvision's `LRASPPHead`.
+    """
+
+    def __init__(self, low: int, layers: nn.Module) -> None:
+        super().__init__()
+        self.low, self.layers = low, layers
+
+    @classmethod
+    def of(cls, shapes: Sequence[tuple[int, int, int]], classes: int) -> "LightHead":
+        """Return a new head for maps of the shapes (C, H, W): the finer one is the last of four times the height."""
+        from torchvision.models.segmentation.lraspp import LRASPPHead
+
+        finer = [i for i, shape in enumerate(shapes) if shape[1] >= FINER * shapes[-1][1]]
+        low = finer[-1] if finer else 0
+        return cls(low, LRASPPHead(shapes[low][0], shapes[-1][0], classes, CHANNELS))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the scores."""
+        scores: Tensor = self.layers({"low": maps[self.low], "high": maps[-1]})
+        return scores
+
+
+class OfLastMap(nn.Module):
+    """Scores from the last stage map alone, by `layers`."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the scores."""
+        scores: Tensor = self.layers(maps[-1])
+        return scores
+
+
+class Scored(Backbone):
+    """A backbone with a head for class scores at each position: `logits(maps)`.
+
+    Args:
+        backbone: The network that gives stage maps and the pooled vector.
+        scores: The head, a map from stage maps to `(N, classes, h, w)`.
+    """
+
+    def __init__(self, backbone: Backbone, scores: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.scores, self.width = backbone, scores, backbone.width
+
+    @property
+    def bare(self) -> Backbone:
+        """The network without the head."""
+        return self.backbone
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the backbone's maps and pooled vector."""
+        return self.backbone.stages(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one pooled vector an image."""
+        pooled: Tensor = self.backbone(images)
+        return pooled
+
+    def logits(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the scores `(N, classes, h, w)`."""
+        scores: Tensor = self.scores(maps)
+        return scores
+
+
+def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int) -> Scored:
+    """Return a backbone with a new head for the scores of some classes: that of its kind, else a light one.
+
+    Raises:
+        RelgraphError: for a network that gives no stage maps.
+    """
+    shapes = map_shapes(backbone, in_channels, image_size)
+    if not shapes:
+        told = "expected a convolutional network, or a module of your own that returns a map (N, C, H, W)"
+        raise RelgraphError(f"classes of pixels need stage maps, of which this student gives none: {told}")
+    scores = backbone.own_scores(classes)
+    return Scored(backbone, LightHead.of(shapes, classes) if scores is None else scores)
+
+
+class Segmenter(Student):
+    """A student with class scores at each position, `(N, C, H, W) -> Output` with logits `(N, classes, h, w)`.
+
+    Its embedding is the pooled feature or, with `dim`, a projection of that; its backbone is one that is `Scored`.
+    """
+
+    def __init__(self, backbone: Backbone, dim: int | None) -> None:
+        super().__init__(backbone, dim, 0)
+
+    def forward(self, images: Tensor) -> Output:
+        """Return the student's outputs for a batch."""
+        maps, feature = self.backbone.stages(images)
+        return Output(self.head(feature)[0], self.backbone.logits(maps), feature, maps)
