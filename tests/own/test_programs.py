@@ -10,8 +10,11 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def run(*command: object) -> str:
-    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # what torchrun would set
+
+
+def run(*command: object, **more: str) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"} | more
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
@@ -19,8 +22,8 @@ def run(*command: object) -> str:
 
 @pytest.mark.slow
 def test_a_loop_over_two_processes_has_the_loss_of_one() -> None:
-    torchrun = Path(sys.executable).with_name("torchrun")
-    one, two = (run(torchrun, "--nproc-per-node", n, EXPERIMENTS / "ddp_loop.py") for n in (1, 2))
+    torchrun, loop = Path(sys.executable).with_name("torchrun"), EXPERIMENTS / "ddp_loop.py"
+    one, two = run(sys.executable, loop, **ALONE), run(torchrun, "--nproc-per-node", 2, loop)
     assert one.split(": ")[1] == two.split(": ")[1] and "over 2 processes" in two
 
 
