@@ -57,9 +57,9 @@ def test_every_method_has_a_page_with_parts_options_and_docstring(program: Progr
         assert text.endswith(f"\n\n{found.doc}\n")
         assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
     for name, options in {
-        "rkd": r"pool=None, distance_weight=25\.0, angle_weight=50\.0, --graph=dense, ",
+        "rkd": r"distance_weight=25\.0, angle_weight=50\.0, --graph=dense, ",
         "kd": r"standardise=False, --temperature=4\.0$",
-        "ega": r"pool=None, cross=edges, --graph=dense, [^\0]* [^\0]* --node-weight=0\.8, --edge-weight=0\.24, ",
+        "ega": r"cross=edges, --graph=dense, [^\0]* --node-weight=0\.8, --edge-weight=0\.24, ",
         "at": "none of its own$",
     }.items():
         assert re.search(f"^options +{options}", pages[name], re.MULTILINE)

@@ -25,7 +25,17 @@ from relgraph.methods.relational import Relational
 from relgraph.methods.vid import variational_loss
 from tests.checks import case
 from tests.methods.golden import value_and_gradient, values
-from tests.methods.test_laws import BATCH, batch_of, each_way, learning, make, output, outputs, tensors
+from tests.methods.test_laws import (
+    BATCH,
+    at_positions,  # noqa: F401  # a fixture of every test
+    batch_of,
+    each_way,
+    learning,
+    make,
+    output,
+    outputs,
+    tensors,
+)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMS: tuple[Form, ...] = ("matrix", "blocked")

@@ -118,7 +118,7 @@ WAYS: dict[str, list[str]] = {
 
 
 @pytest.fixture(autouse=True)
-def _at_positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "name" in request.fixturenames and request.getfixturevalue("name") in DENSE:
         monkeypatch.setitem(SHAPES, "logits", SCORES)
 
