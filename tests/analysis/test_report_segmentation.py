@@ -105,4 +105,4 @@ def test_a_report_on_runs_has_the_figures_of_their_own_test(tmp_path: Path) -> N
     assert "gained by distilled" in page and "lost against alone" in page and 'id="graph-data"' not in page
     assert page.count('alt="the teacher of ') == page.count('alt="Difference of ') == 6
     alone = relgraph.report(runs["guide"], tmp_path / "guide.html").read_text()
-    assert "Difference" not in alone and "gets wrong most often" in alone
+    assert "Difference of" not in alone and "gets wrong most often" in alone
