@@ -232,7 +232,8 @@ class TrainedRun:
     @property
     def has_labels(self) -> bool:
         """Whether there are labels, and images to test by which networks can be judged."""
-        return len(self.data.test) > 0 and bool((self.data.train.true_labels >= 0).any())
+        known = self.data.of_pixels or bool((self.data.train.true_labels >= 0).any())
+        return known and len(self.data.test) > 0
 
     def has_trained_classifier(self, network: str) -> bool:
         """Return whether a loss trained the classifier of "student" or "teacher" for images: else it says nothing."""

@@ -28,8 +28,8 @@ class PixelAugmentation:
 
     >>> view = PixelAugmentation(scale=(1, 1), crop=(2, 4), flip=False).draw(1, 2, 2, torch.Generator().manual_seed(0))
     >>> view.apply_labels(torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8))
-    tensor([[[255,   0,   1, 255],
-             [255,   2,   3, 255]]], dtype=torch.uint8)
+    tensor([[[  0,   1, 255, 255],
+             [  2,   3, 255, 255]]], dtype=torch.uint8)
     """
 
     scale: tuple[float, float] = (0.5, 2.0)

@@ -168,9 +168,9 @@ class StoredIndex(Index):
     def images(self) -> ImageSet | None:
         """Its images, files where the data are files; `None` where the data cannot be found."""
         contents, recipe = self.store.contents, self.recipe
-        told = "they are other ones there"
+        told, (_, height, width) = "they are other ones there", contents.image_shape
         try:
-            for size in dict.fromkeys([recipe.image_size, None, contents.image_shape[-1]]):
+            for size in dict.fromkeys([recipe.image_size, None, width if height == width else (height, width)]):
                 self._data = load_data(_undecoded(replace(recipe, image_size=size)))
                 found = self._data.train
                 if len(found) == contents.images and self._changed(found.select(torch.arange(1))) is None:

@@ -18,6 +18,7 @@ from relgraph.networks.own import OwnStudent, OwnTeacher
 from relgraph.networks.plain import PlainStudent, hub_file, read_plain
 from relgraph.networks.published_source import PublishedSource
 from relgraph.networks.segmentation_source import FAMILIES, SegmentationSource
+from relgraph.networks.smp_source import SmpSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
@@ -26,7 +27,7 @@ from relgraph.networks.torchvision_source import TorchvisionSource
 from relgraph.networks.vectors import VectorSource
 from relgraph.own_code import Own
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "repdistiller", "embedded", "vectors")
+SOURCES = ("open_clip", "timm", "torchvision", "smp", "checkpoint", "repdistiller", "embedded", "vectors")
 
 
 # The names of the original CLIP release, as the official EGA code spells its teachers.
@@ -62,6 +63,8 @@ def student(spec: object) -> StudentSource:
             return TimmSource(model)
         if model and library == "torchvision":
             return _torchvision(model)
+        if model and library == "smp":
+            return SmpSource(model)
         if spec in STUDENTS or spec in ALIASES:
             return BenchmarkSource(spec)
     own = find_own("students", spec)
@@ -107,6 +110,8 @@ def teacher(spec: object) -> TeacherSource:
             return _torchvision(name)
         case "checkpoint" if name:
             return CheckpointSource(Path(name), student_in_file(name), refinement_in_file(name))
+        case "smp" if name:
+            return SmpSource(name)
         case "repdistiller" if name:
             return PublishedSource(name)
         case "embedded" if name:

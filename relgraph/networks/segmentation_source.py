@@ -30,6 +30,12 @@ class BeforeScores(Wrapped):
         self.name, self.published = name, dict[str, Tensor]()
         adapt_first(self.model, in_channels)
 
+    def start_from(self, path: Path) -> None:
+        """Load a published file: the network now, its head where `own_scores` makes one."""
+        parts = _parts(path)
+        load_strictly(self.model, parts["backbone"], path)
+        self.published = parts["classifier"]
+
     def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the maps that the head reads, and the mean of the last."""
         maps = tuple(self.model(images).values())
@@ -49,9 +55,9 @@ class BeforeScores(Wrapped):
             told = f"torchvision:{self.name} has a head on its own stages"
             raise RelgraphError(f"{told}: expected no others for classes of pixels, got {', '.join(self.parts)}")
         layers = _whole(self.name, classes).classifier
-        fitting = {key: x for key, x in layers.state_dict().items() if key in self.published}
-        layers.load_state_dict({key: self.published[key] for key, x in fitting.items()
-                                if self.published[key].shape == x.shape}, strict=False)  # fmt: skip
+        own = layers.state_dict()
+        fitting = {key: x for key, x in self.published.items() if key in own and own[key].shape == x.shape}
+        layers.load_state_dict(fitting, strict=False)
         return LightHead(0, layers) if self.name.startswith("lraspp_") else OfLastMap(layers)
 
 
@@ -84,10 +90,7 @@ class SegmentationSource(TorchvisionSource):
             raise RelgraphError(f"{self._spec} starts from weights for images of 3 channels, got {in_channels}")
         backbone = self.build(in_channels, image_size)
         assert isinstance(backbone, BeforeScores)
-        path = weights or self._fetch(published_weights(self.name, self.tag, self.names()))
-        parts = _parts(path)
-        load_strictly(backbone.model, parts["backbone"], path)
-        backbone.published = parts["classifier"]
+        backbone.start_from(weights or self._fetch(published_weights(self.name, self.tag, self.names())))
         return backbone
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:

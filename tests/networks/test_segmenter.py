@@ -1,5 +1,6 @@
-"""Heads for class scores at positions: the light one, torchvision's own, and modules that give the scores themselves."""
+"""Heads for class scores at positions: the light one, those of libraries, and modules that give the scores."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.functional import interpolate
 from relgraph.errors import RelgraphError
 from relgraph.names import load_teacher, student
 from relgraph.networks.segmenter import LightHead, Segmenter, scored
+from relgraph.networks.smp_source import SmpSource
 
 
 def test_scores_are_on_the_grid_of_a_finer_map_for_every_kind_of_network() -> None:
@@ -45,6 +47,21 @@ def test_scores_are_on_the_grid_of_a_finer_map_for_every_kind_of_network() -> No
 def test_the_finer_map_is_the_last_of_four_times_the_height() -> None:
     assert LightHead.of([(8, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)], 3).low == 1
     assert LightHead.of([(8, 4, 4), (16, 4, 4)], 3).low == 0
+
+
+def test_networks_of_segmentation_models_pytorch(tmp_path: Path) -> None:
+    if find_spec("segmentation_models_pytorch") is None:
+        with pytest.raises(RelgraphError, match="smp:Unet/resnet18 needs the package segmentation-models-pytorch"):
+            student("smp:Unet/resnet18").build(3, 32)
+        return
+    source = SmpSource("Unet/resnet18")
+    whole, images = source.whole(3, 3).eval(), torch.randn(2, 3, 32, 64)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    numbers = (0.5,) * 3
+    teacher = load_teacher("smp:Unet/resnet18", weights=tmp_path / "w.pth", mean=numbers, std=numbers)
+    torch.testing.assert_close(teacher.features(images).logits, whole(images), check_stride=False)
+    network = Segmenter(scored(source.build(2, 32), 3, 2, 32), None)
+    assert network(images[:, :2]).logits.shape == (2, 3, 32, 64)
 
 
 def test_torchvisions_weights_are_read_with_the_head_as_far_as_it_fits(tmp_path: Path) -> None:

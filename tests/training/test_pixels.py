@@ -96,6 +96,14 @@ def test_labels_teach_at_their_own_size_by_the_mean_over_known_pixels() -> None:
     assert pixel_cross_entropy(logits, torch.full_like(labels, -1)) == 0
 
 
+def test_such_data_choose_their_preset_and_a_student_starts_from_an_earlier_run(teacher: Path) -> None:
+    assert resolve({"dataset": "nuclei", "method": "none"}).schedule == "poly"
+    assert resolve({"dataset": "cifar10", "method": "none"}).schedule == "step"
+    started = build(recipe(method="none", init_from=str(teacher))).objective.student.backbone.bare.state_dict()
+    kept = load_student(teacher).backbone.bare.state_dict()
+    assert all(torch.equal(started[name], x) for name, x in kept.items())
+
+
 def test_images_without_a_label_take_part_in_the_relations_alone(teacher: Path) -> None:
     job = distilled(teacher, "pixelwise", crop_size=(8, 12))
     train_set = job.data.train
@@ -187,8 +195,8 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
             train = found.train.select(torch.arange(8))
             return OriginalSplits(train, replace(train, split="test"), 0, flip=False)
 
-    options = {"dataset": Eight(), "batch_size": 8, "epochs": 250, "val_fraction": 0.0, "select": "last", "lr": 0.1}
-    made = recipe(**options, method="none", crop_scale=(1.0, 1.0), student="resnet14", weight_decay=0.0)
+    options = {"dataset": Eight(), "batch_size": 8, "epochs": 250, "val_fraction": 0.0, "select": "last"}
+    made = recipe(**options, method="none", crop_scale=(1.0, 1.0), optimiser="adamw", lr=0.01)
     assert train(made, tmp_path / "eight")["test"]["last"]["miou"] > 95
 
 

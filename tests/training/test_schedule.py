@@ -8,7 +8,7 @@ import pytest
 from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, PolynomialLR
 
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
@@ -96,6 +96,15 @@ def test_a_schedule_by_epoch_begins_after_a_warm_up_by_step() -> None:
             held.step()
             of_torch.step()
         assert found[2 * STEPS :] == pytest.approx(expected)
+
+
+def test_poly_is_torchs_by_step() -> None:
+    of_torch, expected = PolynomialLR(held := optimiser(), 4 * STEPS, power=0.9), []
+    for _ in range(4 * STEPS):
+        expected.append(held.param_groups[0]["lr"])
+        held.step()
+        of_torch.step()
+    assert per_step(Recipe(lr=3.0, epochs=4, schedule="poly")) == pytest.approx(expected)
 
 
 def test_a_first_stage_has_the_full_rate_behind_the_warm_up() -> None:
