@@ -451,9 +451,7 @@ def _check_scores(recipe: Recipe, task: Task, teacher: Teacher, method: Method, 
                         f"got {own}")  # fmt: skip
 
 
-def _facts(
-    recipe: Recipe, task: Task, student: Student, teacher: Teacher, scores: tuple[int, ...] | None
-) -> RunFacts:
+def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher, scores: tuple[int, ...] | None) -> RunFacts:
     """Return the facts of the run for methods: widths, shapes of maps, images and scores, the training set's labels."""
     train, size = task.data.train, task.size
     return RunFacts(
