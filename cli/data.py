@@ -25,6 +25,10 @@ csv:FILE                  a table with the columns path, label and, if it is spl
 huggingface:NAME[/CONFIG] the columns image and label of a data set of the Hugging Face hub, by the package datasets
                           (pip install 'relgraph[huggingface]')
 
+Images with a class for each pixel, in PNGs: folder:PATH with images/SPLIT/ and labels/SPLIT/, or SegNet's
+SPLIT/ and SPLITannot/ (SPLIT is train, val or test), classes.txt beside them; csv:FILE with the column mask in place of
+label; cityscapes:PATH, which has leftImg8bit/ and gtFine/. Numbers of --ignore are no class.
+
 --unlabelled PATH adds all images in PATH, without labels, to the training images of any data set. Formats of files are
 JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and PPM, what is left out is counted; sizes may differ with --image-size."""
 

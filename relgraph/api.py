@@ -34,6 +34,7 @@ from relgraph.deploy.aligning import Alignment, align_run, told_gain
 from relgraph.deploy.index import is_index
 from relgraph.deploy.predicting import Asked, Format, Predicted, format_of, no_classifier, predict_files
 from relgraph.deploy.querying import Queried, queried
+from relgraph.deploy.segmenting import segment_files
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
@@ -306,10 +307,10 @@ def embed(
 
 def predict(
     run: Run | str | Path, images: str | Path | Sequence[str | Path], *, top: int = 1, out: str | Path | None = None,
-    format: Format | None = None, batch_size: int = 256, workers: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto", allow_code: bool = False, **given: Any,
+    format: Format | None = None, masks: str | Path | None = None, overlay: bool = False, batch_size: int = 256,
+    workers: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto", allow_code: bool = False, **given: Any,
 ) -> Predicted:  # fmt: skip
-    """Return the most probable classes of images by the student of a run.
+    """Return the most probable classes of images by the student of a run, or the classes of their pixels.
 
     A line on standard error names each file that cannot be read.
 
@@ -319,7 +320,10 @@ def predict(
         top: Number of classes of each image.
         out: File that they are written to as well, which must be new.
         format: By the file's suffix if not given.
-        batch_size: Images at a time.
+        masks: New or empty folder for a map of the classes of each image's pixels, a PNG file of the image's size whose
+            values are the classes' numbers, and `classes.json`, their names and colours.
+        overlay: Whether each image is written there under the colours of its classes as well.
+        batch_size: Images at a time; where pixels have classes, it is one.
         workers: Processes that decode images; if not given one a core, up to 8.
         device: Where to compute.
         allow_code: Whether code of one's own that the run names may be run.
@@ -327,7 +331,7 @@ def predict(
 
     Raises:
         RelgraphError: if the run has no student or its classifier was not trained, no image can be read, an option does
-            not fit, or the file cannot be written.
+            not fit, or a file cannot be written.
     """
     path = None if out is None else Path(out)
     form = format_of(path, format)
@@ -338,10 +342,15 @@ def predict(
     student = _student(run, allow_code, given)
     target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
     places = [images] if isinstance(images, (str, Path)) else images
+    asked = Asked(list(dict.fromkeys(map(str, places))), "predict", batch_size, decoding, target)
+    if (masks is not None and not student.of_pixels) or (overlay and masks is None):
+        told = "an overlay is written beside masks" if masks is None else "this student gives a class to a whole image"
+        raise RelgraphError(f"{told}: expected {'a folder for these' if masks is None else 'no folder for masks'}")
     with nullcontext() if path is None else replacing(path) as part:
-        found = predict_files(
-            student, map(str, places), top=top, batch_size=batch_size, workers=decoding, device=target
-        )
+        if student.of_pixels:
+            found = segment_files(student, asked, top, None if masks is None else Path(masks), overlay)
+        else:
+            found = predict_files(student, asked, top)
         if part is not None and form is not None:
             part.write_text(found.text(form), encoding="utf-8", errors="surrogateescape")
     return found

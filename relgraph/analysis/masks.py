@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relgraph.analysis.colours import NO_CLASS, rgb
-from relgraph.analysis.segmentation import IGNORED
+from relgraph.data.label_maps import IGNORED
 
 SHARE = 0.5  # of a class's colour over an image
 
@@ -57,7 +57,7 @@ def overlay(image: Image.Image, mask: Tensor, colours: Sequence[str]) -> Image.I
 
 SAME, GAINED, LOST, WRONG = range(4)
 # Green and red differ in lightness too.
-DIFFERENCE = {SAME: "#d4d8dd", GAINED: "#35b04a", LOST: "#c4202f", WRONG: "#70767e"}
+DIFFERENCE = {SAME: "#d4d8dd", GAINED: "#35b04a", LOST: "#c4202f", WRONG: "#40464e"}
 
 
 def difference(before: Tensor, after: Tensor, labels: Tensor) -> Tensor:

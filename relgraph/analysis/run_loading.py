@@ -279,6 +279,19 @@ class TrainedRun:
             embedding = contrasted(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
 
+    @torch.no_grad()
+    def dense_outputs(self, pixels: Tensor, *, teacher: bool = False) -> Output:
+        """Return the student's outputs for uint8 images `(B, C, H, W)` with labels of pixels, or those of its teacher.
+
+        Logits are of positions, where a loss trained them, and stage maps are there.
+        """
+        pixels = pixels.to(self.device)
+        if not teacher:
+            found: Output = self.student(self._prepare(pixels))
+            return found if self.recipe.learns_labels else found._replace(logits=None)
+        assert self.teacher is not None
+        return self.teacher.features(input_of(self.teacher)(pixels))
+
     def node_set(self, images: ImageSet, source: Source = "teacher") -> NodeSet:
         """Return the `nodes` of student and teacher, with what is known of the images.
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from relgraph.data.label_maps import IGNORED
 from relgraph.errors import RelgraphError
-
-IGNORED = 255  # the label of a position that does not count, beside negative ones
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -192,10 +192,16 @@ def fitted(
 ) -> Image.Image:
     """Return an image resized until it just covers a size, and its centre cropped to it."""
     height, width = pair(image_size)
-    image = _shortened(image, image_size)
+    return _middle(covering(_shortened(image, image_size), image_size, resample), width, height)
+
+
+def covering(
+    image: Image.Image, image_size: ImageSize, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return an image resized until it just covers a size, nothing of it cropped."""
+    height, width = pair(image_size)
     scale = max(height / image.height, width / image.width)
-    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    return _middle(image.resize(whole, resample), width, height)
+    return image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
 
 
 def uncovered(image: Image.Image, image_size: ImageSize) -> Image.Image:

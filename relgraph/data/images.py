@@ -270,7 +270,9 @@ class ImageSet:
 
     @property
     def true_labels(self) -> Tensor:
-        """The labels `(N,)` of all images, also those that training does not use."""
+        """The labels `(N,)` of all images, also those that training does not use; -1 where pixels have classes."""
+        if self.maps is not None:
+            return torch.full_like(self.labels, -1)
         return self.labels if self.truth is None else self.truth
 
     @property

@@ -141,7 +141,7 @@ def _label(images: Path, labels: Path, name: str) -> str:
     file = os.path.join(labels, os.path.splitext(name)[0] + SUFFIX)
     if not os.path.isfile(file):
         told = "put images without labels in a folder of their own, and give it as --unlabelled"
-        raise RelgraphError(f"{file}: expected the label of {images / name}, found none: {told}")
+        raise RelgraphError(f"{file}: expected the label of {images / name}, a PNG of its name, found none: {told}")
     return file
 
 

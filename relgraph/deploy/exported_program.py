@@ -40,16 +40,41 @@ class Prepared(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the vectors and the logits."""
-        shorter = torch.sym_min(*images.shape[-2:])
-        height, width = (_resized(length, self.size, shorter) for length in images.shape[-2:])
-        x = functional.interpolate(images.float(), size=(height, width), mode="bicubic", antialias=True)
-        # Not by a slice, whose strides would bind the program to images of the example's size.
-        rows, columns = ((length - self.size) // 2 + torch.arange(self.size) for length in (height, width))
-        x = x.index_select(2, rows).index_select(3, columns).clamp(0, 255).round() / 255
+        x = self.fitted(images.float()).clamp(0, 255).round() / 255
         if self.channels == 1:
             x = (x * self.luminance).sum(1, keepdim=True)
         found: tuple[Tensor, Tensor | None] = self.student((x - self.mean) / self.std)
         return found
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Return the images resized by their shorter side, and the centre of them."""
+        shorter = torch.sym_min(*images.shape[-2:])
+        height, width = (_resized(length, self.size, shorter) for length in images.shape[-2:])
+        x = functional.interpolate(images, size=(height, width), mode="bicubic", antialias=True)
+        # Not by a slice, whose strides would bind the program to images of the example's size.
+        rows, columns = ((length - self.size) // 2 + torch.arange(self.size) for length in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+
+
+class PreparedWhole(Prepared):
+    """A student for classes of pixels behind its preprocessing: nothing is cropped, and logits have the images' size.
+
+    An image is resized as `Preprocessing` does it, and the logits `(N, classes, H, W)` are brought back (bilinear).
+    """
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors and the logits."""
+        vectors, logits = super().forward(images)
+        size = images.shape[-2:]
+        return vectors, None if logits is None else functional.interpolate(logits, size=size, mode="bilinear")
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Return the images resized until they just cover the size of the training images."""
+        height, width = images.shape[-2:]
+        least = self.student.preprocess.height or self.size, self.size
+        whole: Any = (torch.sym_max(least[0], _resized(height, least[1], width)),
+                 torch.sym_max(least[1], _resized(width, least[0], height)))  # fmt: skip
+        return functional.interpolate(images, size=whole, mode="bicubic", antialias=True)
 
 
 def _resized(length: Any, size: int, shorter: Any) -> Any:
@@ -68,12 +93,13 @@ def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, An
     """Return what travels with a student as data, as JSON values: its input, its preprocessing, outputs and classes."""
     prepare = student.preprocess
     ends = [(x - mean) / std for mean, std in zip(prepare.mean, prepare.std, strict=True) for x in (0, 1)]
-    plain = {"type": "float32", "shape": ["batch", prepare.channels, prepare.size, prepare.size]}
+    sides = ["height", "width"] if student.of_pixels else [prepare.size] * 2
+    plain = {"type": "float32", "shape": ["batch", prepare.channels, *sides]}
     pixels = {"type": "uint8", "shape": ["batch", 3, "height", "width"], "range": [0, 255]}
     return {
         "input": {"name": "images", **(pixels if with_preprocessing else {**plain, "range": [min(ends), max(ends)]})},
         "outputs": names_of_outputs(student),
-        "preprocessing": {**prepare._asdict(), "crop": "centre", "scale": 1 / 255, "inside": with_preprocessing},
+        "preprocessing": {**prepare.plain(), "scale": 1 / 255, "inside": with_preprocessing},
         "classes": list(student.classes),
         "vectors": student.part,
         **({"aligned": student.info["align"]} if is_aligned(student) else {}),
@@ -87,19 +113,24 @@ def names_of_outputs(student: PlainStudent) -> list[str]:
 
 
 def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
-    """Return a student as a program of `torch.export` for batches of any number, and images of any size if prepared.
+    """Return a student as a program of `torch.export` for batches of any number.
+
+    Images are of any size if prepared, or if it is their pixels that have classes.
 
     Raises:
         RelgraphError: if it cannot be exported, as its own code may not be.
     """
-    size = student.preprocess.size
+    module: nn.Module = student
+    size, channels, least = student.preprocess.size, student.preprocess.channels, dict[str, int | None]()
+    if with_preprocessing:
+        module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
+    elif student.of_pixels:  # smaller ones can have maps of one position, which torch takes for another program
+        least = {"height": student.preprocess.height, "width": size}
     sizes: dict[int, Any] = {0: Dim("batch")}
-    if with_preprocessing:  # an example of two sides, which neither is fixed by
-        sizes |= {2: Dim("height"), 3: Dim("width")}
-        module: nn.Module = Prepared(student).eval()
-        example = torch.zeros(2, 3, size + 18, size + 39, dtype=torch.uint8)
-    else:
-        module, example = student, torch.zeros(2, student.preprocess.channels, size, size)
+    if free := with_preprocessing or student.of_pixels:  # an example of two sides, which neither is fixed by
+        sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}
+    sides = (size + 18, size + 39) if free else (size, size)
+    example = torch.zeros(2, channels, *sides, dtype=torch.uint8 if with_preprocessing else torch.float32)
     told = f"{student.info['backbone']} cannot be exported by torch.export"
     try:
         with torch.no_grad():
@@ -114,7 +145,9 @@ def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: boo
     """Write a student as a program of `torch.export`, and return how far the file's outputs are from the student's.
 
     `torch.export.load(path).module()` maps `images` to `(embedding, logits)`, or to `(embedding, None)` where no
-    classifier was trained. The description is JSON in `relgraph.json` of its `extra_files`.
+    classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, and
+    logits `(N, classes, H, W)` the sizes of the images. The description is JSON in `relgraph.json` of its
+    `extra_files`.
 
     Args:
         student: The student.

@@ -47,6 +47,8 @@ def export_student(
     given = given or {}
     recipe, own = run.recipe(given), given.get("student")
     student = load_student(run.student_file, student=own)
+    if student.of_pixels and format not in ("onnx", "pt2"):
+        raise RelgraphError(f"a student for classes of pixels is exported as onnx or pt2, got the format {format}")
     images = compared_images(recipe, student)
     match format:
         case "onnx":

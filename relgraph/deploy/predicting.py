@@ -1,4 +1,4 @@
-"""What a trained student says of image files: their classes, with probabilities."""
+"""What a trained student says of image files: their classes, with probabilities, or where pixels have classes these."""
 
 import csv
 import io
@@ -28,17 +28,21 @@ Format = Literal["csv", "json"]
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, the first of them first.
+    """The most probable classes of an image, the first of them first; of pixels those that most of them have.
 
     Attributes:
         file: Path of the image.
         classes: Their names.
-        probabilities: Theirs, the softmax of the logits over all classes.
+        probabilities: Theirs, the softmax of the logits over all classes; of pixels the classes' shares of these.
+        mask: Path of the map of classes, where one was written.
+        of: What the numbers are.
     """
 
     file: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    mask: str | None = None
+    of: Literal["probability", "share"] = "probability"
 
     def cells(self) -> dict[str, str | float]:
         """Return it as a row of a table.
@@ -46,10 +50,10 @@ class Prediction(NamedTuple):
         >>> Prediction("a.png", ("cat", "dog"), (0.75, 0.25)).cells()
         {'file': 'a.png', 'class': 'cat', 'probability': 0.75, 'class_2': 'dog', 'probability_2': 0.25}
         """
-        found: dict[str, str | float] = {"file": self.file}
+        found: dict[str, str | float] = {"file": self.file, **({} if self.mask is None else {"mask": self.mask})}
         for rank, (name, probability) in enumerate(zip(self.classes, self.probabilities, strict=True), start=1):
             ending = "" if rank == 1 else f"_{rank}"
-            found |= {f"class{ending}": name, f"probability{ending}": probability}
+            found |= {f"class{ending}": name, f"{self.of}{ending}": probability}
         return found
 
 
@@ -92,23 +96,12 @@ def format_of(output: Path | None, form: Format | None) -> Format | None:
     raise RelgraphError(f"expected an output FILE.csv or FILE.json, or a format, got {output}")
 
 
-def predict_files(
-    student: PlainStudent, places: Iterable[str], *, top: int, batch_size: int, workers: int, device: torch.device
-) -> Predicted:
+def predict_files(student: PlainStudent, asked: "Asked", top: int) -> Predicted:
     """Return the `top` most probable classes of each image; a line on standard error names what cannot be read.
-
-    Args:
-        student: The network, which has a classifier.
-        places: Files, folders, at any depth, and patterns such as `photos/*.jpg` or `photos/**/*.jpg`.
-        top: Number of classes.
-        batch_size: Images at a time.
-        workers: Processes that decode images ahead.
-        device: Where to compute.
 
     Raises:
         RelgraphError: if no image can be read.
     """
-    asked = Asked(list(dict.fromkeys(map(str, places))), "predict", batch_size, workers, device)
     rows = [
         Prediction(file, tuple(student.classes[number] for number in which), tuple(values))
         for files, _, logits in asked.outputs(student)
@@ -150,10 +143,26 @@ class Asked:
         Raises:
             RelgraphError: if no image can be read.
         """
-        files, count = list(dict.fromkeys(_find(self.places, self.skipped))), 0
+        files, count = self.files(), 0
         for part in self._outputs(student.to(self.device), files) if files else ():
             count += len(part[0])
             yield part
+        self.ended(count)
+
+    def files(self) -> list[str]:
+        """Return the files that are named, each once."""
+        return list(dict.fromkeys(_find(self.places, self.skipped)))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Remember why a file could not be read, and say so."""
+        _skip(self.skipped, name, reason)
+
+    def ended(self, count: int) -> None:
+        """Say how many were skipped where `count` could be read.
+
+        Raises:
+            RelgraphError: if none could be read.
+        """
         if self.skipped:
             told = f"{len(self.skipped):,} of {count + len(self.skipped):,}"
             tell(f"skipped {told} that cannot be read as an image", stream=sys.stderr)
@@ -174,7 +183,7 @@ class Asked:
         ):
             for part, (pixels, faults) in zip(parts, batches, strict=True):
                 for number, reason in faults.items():
-                    _skip(self.skipped, files[number], reason)
+                    self.skip(files[number], reason)
                 kept = [files[number] for number in part.tolist() if number not in faults]
                 if kept:
                     yield kept, *student(prepare(pixels.to(device)))

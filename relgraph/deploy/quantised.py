@@ -23,6 +23,7 @@ from relgraph.deploy.comparing import normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
 from relgraph.deploy.onnx_file import Session, needing_onnx, write_onnx
 from relgraph.deploy.speed import BATCH, images_per_second
+from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.plain import PlainStudent
 from relgraph.seeding import generator
@@ -131,8 +132,12 @@ def export_int8(
     `bytes`, `float_bytes`, `share` of `Quantised`, and what `compare_int8` returns.
 
     Raises:
-        RelgraphError: as `write_int8` and `compare_int8` do.
+        RelgraphError: for classes of pixels, and as `write_int8` and `compare_int8` do.
     """
+    if student.of_pixels:
+        raise RelgraphError(
+            f"int8 is judged by classes of images: expected such a run, got one of pixels, {run.run.path}"
+        )
     with TemporaryDirectory(prefix="relgraph-") as folder:
         whole = Path(folder) / "student.onnx"
         calibration = calibration_images(run)

@@ -152,7 +152,8 @@ def load_student(
     """Return a trained student as a plain module in evaluation mode.
 
     It maps a normalised batch `(N, C, H, W)` to vectors `(N, D)`, in the space in which the method compared them with
-    the teacher's, and logits; `preprocess` prepares an image.
+    the teacher's, and logits; `preprocess` prepares an image. Where pixels have classes, the logits are those of each
+    pixel, `(N, classes, H, W)` (see `relgraph.networks.plain.PlainSegmenter`).
 
     Args:
         path: The run, its `student.safetensors`, a folder that `relgraph export` wrote for the Hugging Face Hub, or

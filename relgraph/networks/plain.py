@@ -4,18 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from relgraph.data.decoding import as_seen, read_image
+from relgraph.data.decoding import LONGEST, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
-from relgraph.graph.positions import on_grid
 from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, read_network, save_tensors
@@ -30,13 +30,16 @@ Picture = Image.Image | Tensor | str | Path
 class Preprocessing(NamedTuple):
     """How an image becomes what a student reads: resized by its shorter side, centre cropped, normalised.
 
+    For classes of pixels an image is resized until it just covers `height` and `size`, and nothing is cropped.
+
     Attributes:
-        size: Side of the square in pixels.
+        size: Side of the square in pixels, or the width to cover.
         channels: 3 for RGB, 1 for luminance.
         mean: Per channel, of values in 0..1.
         std: Per channel.
         resize: What is resized to `size`; the centre is cropped then.
         interpolation: How, with antialiasing.
+        height: The height to cover; `None` for a square.
     """
 
     size: int
@@ -45,29 +48,42 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     resize: str = "shorter side"
     interpolation: str = "bicubic"
+    height: int | None = None
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Self:
         """Return that of the description in a network's file."""
-        return cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
+        found = cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
+        return found._replace(height=info["height"], resize="whole") if info.get("pixels") else found
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON values, with what is cropped."""
+        crop = "centre" if self.height is None else "none"
+        return {name: value for name, value in (*self._asdict().items(), ("crop", crop)) if value is not None}
 
     def pixels(self, image: Picture) -> Tensor:
-        """Return an image as it is before it is normalised, `(C, size, size)` uint8: cropped, as RGB.
+        """Return an image as it is before it is normalised, `(3, H, W)` uint8: resized, cropped, as RGB.
 
         Args:
             image: A file, a PIL image, or a tensor `(C, H, W)` of uint8 or of floats in 0..1.
 
         Raises:
-            RelgraphError: if it is no image that can be read.
+            RelgraphError: if it is no image that can be read, or too long to be resized as a whole.
         """
         if isinstance(image, Tensor):
             array = (image.float() * 255 if image.is_floating_point() else image).round().to(torch.uint8)
             image = Image.fromarray(array.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        seen = as_seen(image, self.size) if isinstance(image, Image.Image) else read_image(Path(image), self.size)
+        square = self.size if self.height is None else None
+        seen = as_seen(image, square) if isinstance(image, Image.Image) else read_image(Path(image), square)
+        if self.height is not None:
+            if max(seen.size) > LONGEST * min(seen.size):
+                told = f"found {seen.width:,} x {seen.height:,}"
+                raise RelgraphError(f"expected an image at most {LONGEST} times as long as wide, {told}")
+            seen = covering(seen, (self.height, self.size))
         return torch.from_numpy(np.asarray(seen).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> Tensor:
-        """Return what the student reads of an image, `(C, size, size)` float32; see `pixels`.
+        """Return what the student reads of an image, `(C, H, W)` float32; see `pixels`.
 
         Raises:
             RelgraphError: if it is no image that can be read.
@@ -106,7 +122,10 @@ class PlainStudent(nn.Module):
         classes: Names of the classes; empty where no classifier was trained.
         preprocess: What prepares an image.
         info: The description in its file.
+        of_pixels: Whether logits are of pixels.
     """
+
+    of_pixels: ClassVar[bool] = False
 
     def __init__(
         self, backbone: Backbone, head: Head, projector: nn.Module | None, part: Literal["embedding", "feature"],
@@ -164,12 +183,15 @@ class PlainSegmenter(PlainStudent):
     Images may have any size that the network reads.
     """
 
+    of_pixels = True
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the vectors and the logits of the pixels."""
         maps, feature = self.backbone.stages(images)
         scores = self.backbone.logits(maps) if self.classes else None
         vectors: Tensor = self.align(self.projector(feature if self.part == "feature" else self.head(feature)[0]))
-        return vectors, None if scores is None else on_grid(scores, images.shape[-2:])
+        # Not `on_grid`, whose comparison of sizes would bind an exported program to some.
+        return vectors, None if scores is None else interpolate(scores.float(), images.shape[-2:], mode="bilinear")
 
 
 class VectorsAlone(nn.Module):

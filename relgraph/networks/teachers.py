@@ -6,7 +6,7 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 |---|---|---|
 | `open_clip:NAME/WEIGHTS` | image side of a CLIP, e.g. `ViT-B-32/openai` | `encode_image`, not normalised |
 | `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
-| `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
+| `torchvision:NAME[/WEIGHTS]` | a network of torchvision | what its last linear layer reads, or a mean map |
 | `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
 | `repdistiller:NAME` | of the CIFAR benchmark, from a file of RepDistiller or mdistiller | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
@@ -31,7 +31,11 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `repdistiller:`, `embedded:` | those of the student, whatever the output |
-| a module of a user's own | none; a `Backbone`'s are its own |
+| a segmentation network of torchvision | those that its head reads |
+| a module of a user's own | the map that it gives, if it is one; a `Backbone`'s are its own |
+
+Class scores of positions, `(N, classes, h, w)`, are given beside them by a `checkpoint:` of a run whose pixels have
+classes, by a segmentation network of torchvision, and by a module of a user's own that returns them as a map.
 
 Of timm, torchvision and modules of a user's own other stages may be chosen, by the names of sub-modules.
 

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from relgraph.analysis.colours import NO_CLASS, TEN, area_colours, rgb
 from relgraph.analysis.masks import classes_of, mask_picture, overlay
-from relgraph.analysis.segmentation import IGNORED
+from relgraph.data.label_maps import IGNORED
 from tests.checks import case
 
 

@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from torch import Tensor
 
-from relgraph.analysis.segmentation import IGNORED, absent, confusion, figures, iou
+from relgraph.analysis.segmentation import absent, confusion, figures, iou
+from relgraph.data.label_maps import IGNORED
 from tests.checks import assert_refused
 
 NAMES = ("sky", "road", "car", "tram", "bird")  # no position is a tram, labelled or called; birds are only called

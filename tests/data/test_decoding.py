@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relgraph.data.decoding import read_image
+from relgraph.data.decoding import ORIENTATION, read_image, read_numbers, size_as_seen, uncovered
 from tests.checks import assert_refused_like
 
 
@@ -19,6 +19,39 @@ def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path
     assert image[:, 1:3].min() > 195
     same = np.asarray(read_image(tmp_path / "wide.png", 8))
     assert np.array_equal(same, pixels[:, 6:14]), "an image of the asked size is left alone"
+
+
+def test_a_size_of_two_numbers_is_covered_and_the_middle_stays(tmp_path: Path) -> None:
+    """A long size of a long image as well, which is not cut to 16 times its shorter side first."""
+    ramp = np.broadcast_to((np.arange(240) // 12 * 12).astype(np.uint8)[None, :, None], (20, 240, 3))
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    for height, width in ((10, 120), (5, 100), (30, 60), (20, 200), (2, 24)):
+        found = np.asarray(read_image(tmp_path / "a.png", (height, width)))
+        assert found.shape == (height, width, 3)
+        scale = max(height / 20, width / 240)
+        part = np.asarray(uncovered(Image.fromarray(ramp), (height, width)))
+        assert part.shape[:2] == (min(20, round(height / scale)), min(240, round(width / scale)))
+        ends = np.array([[part[0, 0, 0], part[0, -1, 0]]])
+        assert np.abs(found[:, [0, -1], 0] - ends.astype(int)).max() <= 12, "both show the same part"
+
+
+def test_sizes_are_known_without_decoding(tmp_path: Path) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        for suffix in ("jpg", "png", "webp", "tif"):
+            Image.new("RGB", (6, 4)).save(tmp_path / f"a.{suffix}", exif=exif)
+            seen = read_image(tmp_path / f"a.{suffix}", None).size
+            assert size_as_seen(tmp_path / f"a.{suffix}") == seen == ((6, 4) if orientation < 5 else (4, 6))
+
+
+def test_numbers_are_read_as_they_are(tmp_path: Path) -> None:
+    numbers = np.array([[0, 1, 1], [1, 0, 1]], dtype=np.uint8)
+    palette = Image.fromarray(numbers)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    for image in (Image.fromarray(numbers), palette, Image.fromarray(numbers.astype(bool))):
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(np.asarray(read_numbers(tmp_path / "a.png")), numbers)
 
 
 def test_other_modes_become_rgb(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from relgraph.data import folders
 from relgraph.data.datasets import DataSet, load
-from relgraph.data.decoding import ORIENTATION, read_image
+from relgraph.data.decoding import ORIENTATION, ImageSize, read_image
 from relgraph.data.file_sources import ClassFolders
 from relgraph.data.images import ImageSet
 from relgraph.data.own import HuggingFace, OwnData
@@ -58,7 +58,7 @@ def floats(pixels: Any) -> torch.Tensor:
     return tensor(pixels) / 255
 
 
-def read(target: Any, size: int | None = None, mode: str = "auto") -> OriginalSplits:
+def read(target: Any, size: ImageSize | None = None, mode: str = "auto") -> OriginalSplits:
     return OwnData(target, "mine").read(Path("unused"), size, mode)
 
 
@@ -93,7 +93,7 @@ def test_pil_images_are_what_files_are(tmp_path: Path) -> None:
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(pixels[..., :3]).quantize(16).save(tmp_path / "palette.gif")
     for file in tmp_path.iterdir():
-        for size in (None, 5):
+        for size in (None, 5, (4, 7)):
             expected = torch.from_numpy(np.asarray(read_image(file, size)).copy()).permute(2, 0, 1)
             with Image.open(file) as opened:
                 assert torch.equal(read([opened] * 2, size).train.pixels, expected.expand(2, -1, -1, -1)), file

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from relgraph.names import build_backbone
 from relgraph.networks.heads import Head, Projector
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainSegmenter, PlainStudent
+from relgraph.networks.segmenter import scored
 
 
 def student_of(
@@ -33,3 +34,17 @@ def images_of(student: PlainStudent, count: int = 5) -> Tensor:
     """Return random pixels `(N, C, size, size)` uint8."""
     size = student.preprocess.size
     return torch.randint(0, 256, (count, student.preprocess.channels, size, size), dtype=torch.uint8)
+
+
+def segmenter_of(backbone: str, size: tuple[int, int] = (24, 32), channels: int = 3, classes: int = 3) -> PlainStudent:
+    """Return a student for classes of pixels, of training images of a height and a width."""
+    info = {
+        "backbone": backbone, "in_channels": channels, "image_size": size[1], "height": size[0], "pixels": True,
+        "mean": [0.4, 0.5, 0.6][:channels], "std": [0.2, 0.25, 0.3][:channels], "dim": None, "vectors": "embedding",
+        "classes": [f"class {i}" for i in range(classes)], "learns_labels": True,
+    }  # fmt: skip
+    network = scored(build_backbone(backbone, channels, image_size=size[1]), classes, channels, size[1])
+    student = PlainSegmenter(network, Head(network.width, None, 0), None, "embedding", info)
+    with torch.no_grad():
+        student.train()(torch.randn(8, channels, *size))
+    return student.eval()

@@ -1,6 +1,7 @@
 """Classes of pixels: training, distillation and evaluation of whole runs, on a few tiny images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,24 @@ from torch import Tensor, nn
 
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run
+from relgraph.data.decoding import ImageSize
 from relgraph.data.label_maps import IGNORED
+from relgraph.data.pixel_sources import Nuclei
 from relgraph.data.pixel_views import PixelAugmentation
+from relgraph.data.sources import OriginalSplits
 from relgraph.names import load_student, load_teacher
+from relgraph.processes import ProcessGroup
 from relgraph.training import trainer
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.recipe import Recipe, resolve
+from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import pixel_cross_entropy
 from tests.checks import assert_refused_like, case
+from tests.processes import run_on
 from tests.tiny_pixels import CLASSES, TinyPixels, coloured
 from tests.training.conftest import call_before, outcome, result_of
+from tests.training.test_runs_over_processes import launched
 
 FAST: dict[str, Any] = {
     "dataset": TinyPixels(), "student": "resnet8", "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1,
@@ -169,6 +177,38 @@ def test_a_stopped_run_ends_bit_for_bit(teacher: Path, tmp_path: Path, monkeypat
         train(made, tmp_path / "stopped")
     train(made, tmp_path / "stopped", resume=True)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def work_on(processes: ProcessGroup, made: Recipe, path: Path) -> dict[str, Any]:
+    launched(processes)
+    return train(made, path)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_figures_of_one(teacher: Path, tmp_path: Path) -> None:
+    made = recipe(teacher=f"checkpoint:{teacher}", method="pairwise+pixelwise", labelled_images=6, batch_norm="sync")
+    found, _ = run_on(2, work_on, tmp_path, made, tmp_path / "two")
+    expected = train(made, tmp_path / "one")
+    rows = [RunDirectory.open(tmp_path / name).read_metrics() for name in ("two", "one")]
+    terms = ("loss", "cross_entropy", "pairwise", "pixelwise", "degenerate")
+    for two, one in zip(*rows, strict=True):
+        assert [two[name] for name in terms] == pytest.approx([one[name] for name in terms], rel=2e-3)
+    assert found["processes"] == 2 and found["test"]["last"] == pytest.approx(expected["test"]["last"], abs=1)
+
+
+@pytest.mark.slow
+def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    class Eight(Nuclei):
+        """Nuclei's first eight images, for training and testing."""
+
+        def read(self, root: Path, image_size: ImageSize | None, mode: str) -> OriginalSplits:
+            found = super().read(root, image_size, mode)
+            train = found.train.select(torch.arange(8))
+            return OriginalSplits(train, replace(train, split="test"), 0, flip=False)
+
+    options = {"dataset": Eight(), "batch_size": 8, "epochs": 250, "val_fraction": 0.0, "select": "last", "lr": 0.1}
+    made = recipe(**options, method="none", crop_scale=(1.0, 1.0), student="resnet14", weight_decay=0.0)
+    assert train(made, tmp_path / "eight")["test"]["last"]["miou"] > 95
 
 
 def test_what_does_not_fit_is_said(teacher: Path) -> None:

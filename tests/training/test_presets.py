@@ -99,7 +99,7 @@ def test_every_preset_says_what_it_is_and_all_that_differs_in_sentences() -> Non
     for name in PRESETS:
         preset = find_preset(name)
         assert preset.options.keys() <= options_of(Recipe).keys() and preset.about[-1] != "."
-        assert bool(preset.differs) == bool(preset.source) == (name not in ("none", "digits"))
+        assert bool(preset.differs) == bool(preset.source) == (name not in ("none", "digits", "pixels"))
         assert all(told[0].isupper() and told.endswith(".") for told in preset.differs)
         assert len(set(preset.differs)) == len(preset.differs)
     assert "without." in find_preset("crd").differs[-1] and "paraphraser" in find_preset("ft").differs[-1]

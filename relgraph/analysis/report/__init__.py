@@ -14,11 +14,13 @@ from relgraph.analysis.report.answers import answers, answers_section
 from relgraph.analysis.report.content import maps, matrices, worst
 from relgraph.analysis.report.measures import Asked, Measured, keep, measure
 from relgraph.analysis.report.page import document
+from relgraph.analysis.report.segmentation import of_runs, segmentation_section
 from relgraph.analysis.report.summary import Group, Summary, groups, summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.networks.files import read_network
 from relgraph.printing import Stages
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
@@ -39,6 +41,9 @@ def write_report(
     own that a run names may be `given` again (see `TrainedRun`). A run that is not finished is shown as far as it is;
     what is damaged is left out with a line. A run keeps its measures in `graph_measures.json`.
 
+    Of runs on labels of pixels, the first of each recipe that are on the same data, some images are shown with the
+    classes that student and teacher give their pixels, instead of graphs.
+
     Raises:
         RelgraphError: if one is not a run, none can be read or has a student that can be opened where one is trained,
             the splits have too few images, the report would exceed 10 MiB, or the file cannot be written.
@@ -47,15 +52,17 @@ def write_report(
     described, notes = summaries(runs, given)
     grouped, repeated = groups(described)
     with closing(Stages("report", sum(len(group.runs) for group in grouped) + 7)) as stages:
-        shown, failed = _measure(grouped, given, Asked(split, first, k, source), stages)
+        shown, dense, failed = _measure(grouped, given, Asked(split, first, k, source), stages)
         details = {} if shown is None else dict(stages.each(_in_detail(shown, first), "sections"))
+        if dense:
+            details |= _pixels(dense, split, first)
     sections = {"results": ("Results", section.results(grouped, [*notes, *repeated, *failed]))}
     if (nearness := section.nearness(grouped)) is not None:
         sections["nearness"] = ("Which run is nearer its teacher?", nearness)
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    first_read = ("results", "nearness", "graph")
+    first_read = ("results", "nearness", "pixels", "graph")
     sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
@@ -78,13 +85,17 @@ class Shown(NamedTuple):
 
 def _measure(
     grouped: Sequence[Group], given: Mapping[Path, Mapping[str, Any]], asked: Asked, stages: Stages
-) -> tuple[Shown | None, list[str]]:
-    """Measure the graphs of all runs that have a student; return the first in detail, and sentences on the others.
+) -> tuple[Shown | None, dict[str, TrainedRun], list[str]]:
+    """Measure the graphs of all runs that have a student.
+
+    Return the first in detail, by name the first run of each group on labels of pixels, which have no such graphs, and
+    sentences on the others.
 
     Raises:
         RelgraphError: if there are students, and none can be opened and measured.
     """
-    shown, notes, errors = None, list[str](), list[RelgraphError]()
+    shown, dense, notes, errors = None, dict[str, TrainedRun](), list[str](), list[RelgraphError]()
+    of_pixels: object = None  # the data of those runs
     for group in grouped:
         for place, run in enumerate(group.runs):
             if not isinstance(run.recipe, Recipe):
@@ -94,6 +105,10 @@ def _measure(
                 continue
             stages(f"graphs of {run.name}")
             try:
+                if read_network(RunDirectory(run.path).student_file)[1].get("pixels"):
+                    if not dense or (place == 0 and run.data == of_pixels):
+                        dense[run.name], of_pixels = TrainedRun(run.path, given.get(run.path)), run.data
+                    continue
                 if shown is None:
                     opened = TrainedRun(run.path, given.get(run.path))
                     analysis = asked.analysis(opened)
@@ -106,9 +121,19 @@ def _measure(
             except RelgraphError as error:
                 errors.append(error)
                 notes.append(f"the graphs of {run.name} are left out: {str(error).replace(str(run.path), run.name)}")
-    if errors and shown is None:
+    if errors and shown is None and not dense:
         raise errors[0]
-    return shown, notes
+    return shown, dense, notes
+
+
+def _pixels(runs: Mapping[str, TrainedRun], split: str | None, first: int | None) -> dict[str, tuple[str, Markup]]:
+    """Return the section on runs on labels of pixels of the same data."""
+    data = next(iter(runs.values()))
+    images = data.images(split or ("test" if len(data.data.test) else "train"), first)
+    found = of_runs(runs, images)
+    if found is None:
+        return {}
+    return {"pixels": ("Classes of pixels", segmentation_section(found, images, data.data.file_names(images)))}
 
 
 def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:

@@ -20,10 +20,11 @@ BATCHES = "in training batches, as the loss reads them"
 CHARTS: dict[str, dict[str, str]] = {
     "Training loss": {"loss": ""},
     "Top-1 accuracy in %, training (labelled images)": {"train_top1": ""},
+    "Pixel accuracy in %, training (labelled images)": {"train_pixel_accuracy": ""},
     **{
         f"{name} in %, {called}": {f"{split}_{column}": ""}
         for split, called in SPLITS.items()
-        for column, name in {"top1": "Top-1 accuracy", "knn": "k-NN accuracy", "mAP": "mAP",
+        for column, name in {"top1": "Top-1 accuracy", "knn": "k-NN accuracy", "mAP": "mAP", "miou": "mIoU",
                              "overlap@8": "Neighbour overlap@8"}.items()
     },
     **{

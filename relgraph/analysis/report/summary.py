@@ -28,6 +28,8 @@ FIGURES = {
     "linear": "linear probe",
     "recall@1": "recall@1",
     "mAP": "mAP",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
 }
 
 

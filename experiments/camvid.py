@@ -1,0 +1,123 @@
+"""What distils a small network for road scenes? CamVid, all labels and 12 labelled images, the student alone beside.
+
+    python experiments/camvid.py --data data/camvid --weights data/mobilenetv2_100_imagenet.fp16.safetensors \
+        --config experiments/camvid.yaml --minutes 60 --out experiments/results/camvid.json
+
+The teacher is a MobileNetV2 that was trained on ImageNet, with the light head, fine-tuned here with all labels; the
+student, from scratch, a ResNet-18 of a quarter of its width and a stride of 16, with the same head. Every method has
+the same images, optimiser, schedule, number of steps and seeds, and its default weight. Where 12 images have labels,
+half of each batch are of these, also for the student alone. Figures are those of the last epoch on the test images, at
+480 x 360. `--data` has images/, labels/ and classes.txt (docs/data-and-runs.md). A run whose figures are in --out
+already, of the same options, is not made again; one that is in --runs is resumed or read.
+"""
+
+import json
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import click
+from torch import nn
+
+from compare import trained
+from relgraph.files import read_yaml, write_atomically
+from relgraph.own_code import permitting
+from relgraph.training.runs import environment
+
+METHODS: dict[str, dict[str, Any]] = {
+    "alone": {"method": "none"},
+    "pixel": {"method": "pixelwise"},
+    "pixel + pair": {"method": "pixelwise+pairwise"},
+    "pixel + pair + holistic": {"method": "pixelwise+pairwise+0.01*holistic"},
+    "cwd": {"method": "cwd"},
+    "gram": {"method": "gram"},
+}
+LABELS: dict[str, dict[str, Any]] = {"all labels": {}, "12 labelled": {"labelled_images": 12}}
+TEACHER: dict[str, Any] = {"method": "none", "student": "timm:mobilenetv2_100"}
+STUDENT: dict[str, Any] = {
+    "student": f"{Path(__file__)}:quarter", "student_stages": ("layer1", "layer2", "layer3", "layer4"),
+}  # fmt: skip
+
+
+def quarter(in_channels: int) -> nn.Module:
+    """Return a ResNet-18 of a quarter of its width behind the stem, whose last map has a sixteenth of the height."""
+    from timm.models.resnet import BasicBlock, ResNet
+
+    return ResNet(
+        BasicBlock, [2, 2, 2, 2], num_classes=0, in_chans=in_channels, channels=(16, 32, 64, 128), output_stride=16
+    )
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return mean and deviation over seeds of the mIoU and the pixel accuracy."""
+    return {
+        name: {"n": len(runs)}
+        | {
+            figure: [round(mean(values), 2), round(stdev(values), 2) if len(values) > 1 else None]
+            for figure in ("miou", "pixel_accuracy")
+            for values in [[run[figure] for run in runs]]
+        }
+        for name, runs in results.items()
+    }
+
+
+def known(out: Path, told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures that a file has already.
+
+    Raises:
+        ClickException: if they are of other options.
+    """
+    if not out.exists():
+        return {}
+    report = json.loads(out.read_text(encoding="utf-8"))
+    if {name: report[name] for name in told} != json.loads(json.dumps(told)):
+        raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
+    found: dict[str, list[dict[str, Any]]] = report["runs"]
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The folder of CamVid.")
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help="The teacher's, of timm.")
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="Options of relgraph train.")
+@click.option("--methods", default=",".join(METHODS), show_default=True)
+@click.option("--labels", default=",".join(LABELS), show_default=True)
+@click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--minutes", default=600.0, show_default=True, help="No run is begun after that many.")
+@click.option("--runs", default="runs/camvid", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(
+    data: Path, weights: Path, config: Path, methods: str, labels: str, seeds: int, minutes: float, runs: Path,
+    out: Path,
+) -> None:  # fmt: skip
+    end, options = time.monotonic() + 60 * minutes, read_yaml(config)
+    told = {"options": options, "methods": METHODS, "labels": LABELS}
+    results, here = known(out, told), {**options, "dataset": f"folder:{data}"}
+
+    def measured(own: dict[str, Any], path: Path, key: str, seed: int) -> None:
+        if any(row["seed"] == seed for row in results.get(key, [])):
+            return
+        result = trained({**here, **own, "seed": seed}, path)
+        row = {"seed": seed, **result["test"]["last"], "images_per_s": result["images_per_s"]}
+        results.setdefault(key, []).append(row)
+        report = {"environment": environment(0), **told, "summary": summary(results), "runs": results}
+        write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+        click.echo(f"{key}, seed {seed}: mIoU {row['miou']:.2f}, pixel accuracy {row['pixel_accuracy']:.2f}")
+
+    with permitting([STUDENT["student"]]):
+        measured({**TEACHER, "student_weights": str(weights)}, runs / "teacher", "teacher", 0)
+        distilled = {"teacher": f"checkpoint:{runs / 'teacher'}"}
+        for seed in range(seeds):
+            for few in labels.split(","):
+                for name in methods.split(","):
+                    if time.monotonic() > end:
+                        click.echo("the time is over; the same command goes on")
+                        return
+                    own = {**STUDENT, **distilled, **LABELS[few], **METHODS[name]}
+                    path = runs / f"{few}-{name}-seed{seed}".replace(" ", "-")
+                    measured(own, path, f"{few}, {name}", seed)
+
+
+if __name__ == "__main__":
+    main()

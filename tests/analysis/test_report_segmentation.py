@@ -1,0 +1,86 @@
+"""The section on classes of pixels from networks whose every mistake is known."""
+
+import re
+
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, one_hot
+
+from relgraph.analysis.report.segmentation import Network, Segmented, segmentation_section, segmented
+from relgraph.data.images import ImageSet
+from relgraph.data.label_maps import IGNORED, LabelMaps
+from relgraph.outputs import Output
+
+N, SIDE, CLASSES = 23, 12, ("sky", "road", "tram & <bus>")  # no position is a tram
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    """Images whose grey level is their number, which have more of the road each, and a column without a class."""
+    maps = torch.zeros(N, SIDE * SIDE, dtype=torch.uint8)
+    for number in range(N):
+        maps[number, 40 : 40 + 3 * number] = 1
+    maps = maps.view(N, SIDE, SIDE)
+    maps[:, :, 0] = IGNORED
+    pixels = torch.arange(N, dtype=torch.uint8).view(N, 1, 1, 1).expand(N, 1, SIDE, SIDE).contiguous()
+    return ImageSet(pixels, torch.zeros(N, dtype=torch.long), CLASSES, "test", torch.arange(N), maps=LabelMaps.of(maps))
+
+
+def network(wrong: Tensor, images: ImageSet, classes: int = 3) -> Network:
+    """Return a network that is right but at the pixels of some images, `wrong` `(N, H, W)`."""
+    assert images.maps is not None
+    labels = images.maps.rows(torch.arange(N))
+
+    def outputs(pixels: Tensor) -> Output:
+        which = pixels[:, 0, 0, 0].long()
+        called = labels[which].where(labels[which] != IGNORED, 0).long()
+        called = torch.where(wrong[which], 1 - called, called)
+        maps = torch.randn(len(which), 5, 4, 4, generator=torch.Generator().manual_seed(0))
+        return Output(maps.mean((2, 3)), one_hot(called, classes).movedim(3, 1).float(), None, (maps,))
+
+    return outputs
+
+
+def figures(found: Segmented, images: ImageSet, wrong: Tensor) -> list[float]:
+    assert images.maps is not None
+    labels = images.maps.rows(torch.arange(N))
+    called = torch.where(wrong, 1 - labels, labels)[labels != IGNORED]
+    return list(jaccard_score(labels[labels != IGNORED], called, labels=[0, 1], average=None))
+
+
+def test_images_networks_and_figures_are_those_that_are_known(images: ImageSet) -> None:
+    generator = torch.Generator().manual_seed(3)
+    alone = torch.rand(N, SIDE, SIDE, generator=generator) < 0.1
+    better = alone.clone()
+    better[5], better[17], alone[17] = False, True, False  # these two differ most
+    networks = {"teacher": network(torch.zeros_like(alone), images), "alone": network(alone, images),
+                "distilled": network(better, images)}  # fmt: skip
+    found = segmented(networks, images, "alone", "distilled")
+    assert [one.image for one in found.shown][:2] == [17, 5] and found.shown[0].share == 1.0
+    assert [one.image for one in found.shown][2:] == [0, 1, 11]  # equal ones in order, and evenly spaced ones
+    for name, wrong in (("teacher", torch.zeros_like(alone)), ("alone", alone), ("distilled", better)):
+        assert found.matrices[name].diagonal().tolist()[2] == 0
+        expected = figures(found, images, wrong)
+        page = segmentation_section(found, images)
+        assert all(f">{100 * value:.1f}</span>" in page for value in expected), name
+    assert "Neither labelled nor found anywhere, and left out: tram &amp; &lt;bus&gt;." in page
+    assert page.count("<figure>") == 5 * 6 + 3 * 2 * 4 and len(re.findall("Difference of", page)) == 5
+
+
+def test_similarities_are_the_cosines_of_one_position(images: ImageSet) -> None:
+    none = torch.zeros(N, SIDE, SIDE, dtype=torch.bool)
+    found = segmented({"one": network(none, images)}, images, None, "one")
+    maps = torch.randn(16, 5, 4, 4, generator=torch.Generator().manual_seed(0))[0]
+    expected = cosine_similarity(maps[:, 2, 2, None, None], maps, dim=0)
+    assert torch.allclose(found.shown[0].similar[0]["one"], expected, atol=1e-6)
+    page = segmentation_section(found, images, [f"{number}.png" for number in range(N)])
+    assert "Difference" not in page and "0.png<small>0.0\N{NO-BREAK SPACE}% wrong" in page
+
+
+def test_a_network_of_other_classes_has_similarities_alone(images: ImageSet) -> None:
+    none = torch.zeros(N, SIDE, SIDE, dtype=torch.bool)
+    networks = {"teacher": network(none, images, 7), "one": network(none, images)}
+    found = segmented(networks, images, None, "one")
+    assert [*found.matrices] == ["one"] and [*found.shown[0].similar[0]] == ["teacher", "one"]
