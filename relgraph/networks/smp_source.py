@@ -36,8 +36,8 @@ class SmpEncoder(Wrapped):
     The stage maps are the encoder's, of which the first is the image. `own_scores` is a new decoder with its head.
     """
 
-    def __init__(self, source: "SmpSource", in_channels: int) -> None:
-        super().__init__(source.whole(in_channels, 1).encoder)
+    def __init__(self, encoder: nn.Module, source: "SmpSource", in_channels: int) -> None:
+        super().__init__(encoder)
         self.source, self.in_channels = source, in_channels
 
     def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -84,7 +84,8 @@ class SmpSource(TeacherSource):
             RelgraphError: if the library is not installed, for an unknown name, or images that it cannot read.
         """
         with reading_images(f"smp:{self.name}", in_channels, image_size or SIZE):
-            return SmpEncoder(self, in_channels).measured(in_channels, image_size or SIZE)
+            encoder = self.whole(in_channels, 1).encoder
+            return SmpEncoder(encoder, self, in_channels).measured(in_channels, image_size or SIZE)
 
     def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Raise RelgraphError: students of this library start from random weights, or from a run.
@@ -116,7 +117,6 @@ class SmpSource(TeacherSource):
         last = tensors.get("segmentation_head.0.weight")
         with reading_images(f"smp:{self.name}", 3, input_size or SIZE):
             whole = self.whole(3, 1 if last is None else len(last))
-            encoder = SmpEncoder(self, 3).measured(3, input_size or SIZE)
+            encoder = SmpEncoder(whole.encoder, self, 3).measured(3, input_size or SIZE)
         load_strictly(whole, tensors, weights)
-        encoder.model = whole.encoder
         return Pretrained(Scored(encoder, SmpScores(whole)), input_size, 3, (), ())
