@@ -6,9 +6,9 @@
 The teacher is a MobileNetV2 that was trained on ImageNet, with the light head, fine-tuned here with all labels; the
 student, from scratch, a ResNet-18 of a quarter of its width and a stride of 16, with the same head. Every method has
 the same images, optimiser, schedule, number of steps and seeds, and its default weight, but 0.01 of holistic. Where
-12 images have labels, half of each batch are of these, also for the student alone. Figures are those of the last epoch on the test images, at
-480 x 360. `--data` has images/, labels/ and classes.txt (docs/data-and-runs.md). A run whose figures are in --out
-already, of the same options, is not made again; one that is in --runs is resumed or read.
+12 images have labels, half of each batch are of these, also for the student alone. Figures are those of the last epoch
+on the test images, at 480 x 360. `--data` has images/, labels/ and classes.txt (docs/data-and-runs.md). A run whose
+figures are in --out already, of the same options, is not made again; one that is in --runs is resumed or read.
 """
 
 import json
