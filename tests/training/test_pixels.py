@@ -32,7 +32,7 @@ from tests.training.test_runs_over_processes import launched
 
 FAST: dict[str, Any] = {
     "dataset": TinyPixels(), "student": "resnet8", "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1,
-    "precision": "32-true", "logger": ("none",), "val_fraction": 0.2,
+    "precision": "32-true", "logger": ("none",), "val_fraction": 0.2, "optimiser": "sgd", "lr": 0.02,
 }  # fmt: skip
 
 
