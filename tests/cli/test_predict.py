@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import relgraph
+from relgraph.networks.files import save_tensors
 from tests.cli.conftest import Failing, Program, ended
+from tests.deploy.students import segmenter_of
 from tests.pictures import write_folder
 
 
@@ -70,3 +72,12 @@ def test_code_of_one_s_own_is_named_again_or_allowed(program: Program, failure: 
     again = program("predict", "own", image, "--student", "nets.py:Net").stdout
     assert program("predict", "own", image, "--allow-code").stdout == again
     assert str(image) in again
+
+
+def test_maps_of_the_classes_of_pixels_are_written_and_told(program: Program, flat: Path) -> None:
+    student = segmenter_of("resnet8")
+    save_tensors(Path("student.safetensors"), student.tensors(), student.info)
+    told = program("predict", "student.safetensors", flat, "--masks", "masks", "--overlay", "--device", "cpu").stdout
+    header, _, *lines = told.splitlines()
+    assert header.split() == ["file", "mask", "class", "share", "%"] and len(lines) == 16
+    assert all(Path(line.split()[1]).is_file() for line in lines) and len([*Path("masks").rglob("*.overlay.jpg")]) == 16

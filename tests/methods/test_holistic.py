@@ -1,8 +1,6 @@
 """Holistic and SKD against formulas written out once more: layers from their weights, norms by the SVD."""
 
-import io
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,14 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
-from torch.optim import SGD
 
-from relgraph.errors import RelgraphError
 from relgraph.methods import KD, SKD, Batch, Holistic, Method, Output, Pairwise, Pixelwise, RunFacts, Sum
 from relgraph.networks.discriminator import SelfAttention, SpectralConv
 from relgraph.seeding import generator
-from relgraph.training.epochs import Meter
-from relgraph.training.objective import Losses
 from tests.checks import assert_refused, case
 from tests.methods.golden import of_logits, standardised
 from tests.methods.test_base import never
@@ -131,60 +125,6 @@ def test_remembering_alone_moves_its_state_and_the_draws() -> None:
     assert moved == {"left", "right", "_extra_state"}
     third = loss.teacher_terms(*outputs, BATCH, never)
     assert not torch.isclose(first["penalty"], third["penalty"], rtol=1e-6)
-
-
-def steps(loss: Holistic, optimiser: SGD, student: nn.Parameter, first: int, last: int) -> Iterator[Losses]:
-    """Train both sides by the steps from `first` to `last`, and yield their losses."""
-    for number in range(first, last):
-        teacher = of_logits(torch.randn(N, *SHAPE, generator=generator("teacher", number)))
-        own = loss.teacher_terms(of_logits(student), teacher, BATCH, never)
-        named = {f"teacher_{name}": term for name, term in own.items()}
-        vectors = Output(student.detach().flatten(1))
-        losses = Losses(loss.terms(of_logits(student), teacher), vectors, teacher, torch.zeros(()), named)
-        optimiser.zero_grad()
-        torch.autograd.backward(losses.total)
-        loss.remember(losses.student, teacher, BATCH)
-        optimiser.step()
-        yield losses
-
-
-def training() -> tuple[Holistic, SGD, nn.Parameter]:
-    torch.manual_seed(3)
-    loss, student = Holistic(SHAPE, width=8), nn.Parameter(torch.randn(N, *SHAPE))
-    groups: list[dict[str, Any]] = [{"params": [student]}, {"params": loss.teacher_parameters(), "lr": 0.01}]
-    return loss, SGD(groups, lr=0.1, momentum=0.9), student
-
-
-def test_a_training_goes_on_bit_for_bit() -> None:
-    whole, stopped = training(), training()
-    list(steps(*whole, 0, 3))
-    list(steps(*stopped, 0, 2))
-    file = io.BytesIO()
-    torch.save({"loss": stopped[0].state_dict(), "optimiser": stopped[1].state_dict(), "student": stopped[2]}, file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    resumed = training()
-    resumed[0].seed = -1
-    resumed[0].load_state_dict(state["loss"])
-    resumed[1].load_state_dict(state["optimiser"])
-    with torch.no_grad():
-        resumed[2].copy_(state["student"])
-    list(steps(*resumed, 2, 3))
-    assert torch.equal(resumed[2], whole[2]) and not torch.equal(stopped[2], whole[2])
-    for name, x in whole[0].state_dict().items():
-        assert torch.equal(resumed[0].state_dict()[name], x), name
-
-
-def test_a_discriminator_that_runs_away_ends_the_training_by_its_name() -> None:
-    loss, optimiser, student = training()
-    optimiser.param_groups[1]["lr"] = 1e18
-    meter = Meter()
-    for losses in steps(loss, optimiser, student, 0, 3):
-        meter.add(losses, BATCH.labels)
-    with pytest.raises(
-        RelgraphError, match=r"^the loss is not a number in epoch 1: .*teacher_penalty first; a smaller"
-    ):
-        meter.read(0)
 
 
 def test_a_conditional_discriminator_sees_the_image() -> None:

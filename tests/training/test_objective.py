@@ -293,7 +293,8 @@ def test_extra_views_teach_the_student_and_not_the_teacher(side: int) -> None:
 
 
 class Looking(Asking):
-    views, reads = None, ("embedding", "image")
+    views: Any = None
+    reads = ("embedding", "image")
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         assert batch is not None and batch.images is not None

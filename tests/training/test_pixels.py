@@ -32,7 +32,7 @@ from tests.training.test_runs_over_processes import launched
 
 FAST: dict[str, Any] = {
     "dataset": TinyPixels(), "student": "resnet8", "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1,
-    "precision": "32-true", "logger": ("none",), "val_fraction": 0.2,
+    "precision": "32-true", "logger": ("none",), "val_fraction": 0.2, "optimiser": "sgd", "lr": 0.02,
 }  # fmt: skip
 
 
@@ -143,6 +143,24 @@ def test_methods_over_scores_maps_positions_and_pooled_vectors_train(teacher: Pa
             assert all(not torch.equal(one, other) for one, other in moved)
 
 
+def test_a_discriminator_learns_beside_the_student_at_its_own_rate_and_ends_a_run_when_it_runs_away(
+    teacher: Path,
+) -> None:
+    job = distilled(teacher, "holistic", method_args=("discriminator_lr=0.0002", "width=8"))
+    (group,) = job.optimisers["teacher_optimiser"].param_groups
+    method = job.objective.method
+    assert method is not None and group["lr"] == 0.0002
+    own = [*method.parameters()]
+    assert {id(p) for p in group["params"]} == {id(p) for p in own}
+    before = [p.clone() for p in own]
+    losses = step(job, job.data.train.pixels[:4], torch.arange(4), torch.Generator(), Meter(at=job.task.at))
+    assert list(losses.teacher_terms) == ["teacher_discriminator", "teacher_penalty"]
+    assert any(not torch.equal(one, other) for one, other in zip(before, own, strict=True))
+    away = distilled(teacher, "holistic", method_args=("discriminator_lr=1e18", "width=8"))
+    told = r"^the loss is not a number in epoch 1: .*teacher_penalty first; a smaller learning rate"
+    assert_refused_like((lambda: train_epoch(away, 0), told))
+
+
 def test_a_run_without_labels_is_taught_by_the_relations_of_a_dense_network() -> None:
     class Dense(nn.Module):
         """Tokens of a network that knows no classes."""
@@ -159,7 +177,8 @@ def test_a_run_without_labels_is_taught_by_the_relations_of_a_dense_network() ->
 
 
 def test_a_stopped_run_ends_bit_for_bit(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = recipe(teacher=f"checkpoint:{teacher}", method="pairwise+pixelwise", labelled_images=6)
+    options = {"method": "skd+0.1*holistic", "method_args": ("conditional=true", "width=8")}
+    made = recipe(teacher=f"checkpoint:{teacher}", labelled_images=6, **options)
     train(made, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         call_before(patch, trainer, "train_epoch", 2)

@@ -190,18 +190,19 @@ def segmentation_section(found: Segmented, images: ImageSet, names: Sequence[str
 
 def _panels(one: Shown, picture: Image.Image, colours: Sequence[str], found: Segmented) -> list[tuple[str, str]]:
     """Return the pictures of an image with their titles: itself, its label, the networks' maps, and the difference."""
-    drawn = {"Image": picture, "Label": _drawn(one.label, picture, colours)}
-    drawn |= {name: _drawn(each, picture, colours) for name, each in one.maps.items()}
+    drawn = {"Image": picture, "Label": _drawn(one.label, colours)}
+    drawn |= {name: _drawn(each, colours) for name, each in one.maps.items()}
     if found.before is not None:
         changed = difference(one.maps[found.before], one.maps[found.after], one.label)
-        drawn["Difference"] = _drawn(changed, picture, [*DIFFERENCE.values()])
+        drawn["Difference"] = _drawn(changed, [*DIFFERENCE.values()])
     return [(name, data_uri(each)) for name, each in drawn.items()]
 
 
-def _drawn(found: Tensor, picture: Image.Image, colours: Sequence[str]) -> Image.Image:
-    """Return a map of classes as a picture of the size of another one (nearest)."""
-    resized = interpolate(found[None, None], (picture.height, picture.width), mode="nearest-exact")[0, 0]
-    return mask_picture(resized, colours)
+def _drawn(found: Tensor, colours: Sequence[str]) -> Image.Image:
+    """Return a map of classes as a picture, at most `SIDE` pixels wide and high (nearest)."""
+    scale = min(1.0, SIDE / max(found.shape))
+    size = [max(1, round(scale * side)) for side in found.shape]
+    return mask_picture(interpolate(found[None, None], size, mode="nearest-exact")[0, 0], colours)
 
 
 def _bars(found: Segmented, images: ImageSet) -> dict[str, Any]:
