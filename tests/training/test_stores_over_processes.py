@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -26,15 +28,19 @@ def files(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def work(processes: ProcessGroup, recipes: list[Recipe], folder: Path) -> tuple[list[Embedded], list[str]]:
-    """Write a store; go on with one that is damaged and unfinished; refuse what does not fit, and a changed image."""
+def work(processes: ProcessGroup, recipes: list[Recipe], folder: Path) -> tuple[list[Embedded], str, list[str]]:
+    """Write a store; go on with one that is damaged and unfinished; refuse what does not fit, and a changed image.
+
+    What was written, what the process printed, and why it refused are returned.
+    """
     launched(processes)
     stores.images_per_shard = lambda images, bytes_per_image: SHARD  # type: ignore[attr-defined]
     recipe, streamed, stored = recipes
-    done = [store_embeddings(recipe, folder / name, views=2, batch_size=4) for name in ("whole", "damaged")]
+    with redirect_stdout(StringIO()) as printed:
+        done = [store_embeddings(recipe, folder / name, views=2, batch_size=4) for name in ("whole", "damaged")]
     done.append(store_embeddings(streamed, folder / "streamed", views=2, batch_size=4))
     told = [refusal(partial(store_embeddings, recipe, folder / "whole", views=3))]
-    return done, [*told, refusal(partial(train, stored, folder / "run"))]
+    return done, printed.getvalue(), [*told, refusal(partial(train, stored, folder / "run"))]
 
 
 @pytest.fixture
@@ -45,9 +51,7 @@ def whole(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "alone"
 
 
-def test_a_store_of_three_processes_is_that_of_one(
-    make: RecipeMaker, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_of_three_processes_is_that_of_one(make: RecipeMaker, whole: Path, tmp_path: Path) -> None:
     damaged, changed = (shutil.copytree(whole, tmp_path / name) for name in ("damaged", "changed"))
     (damaged / "shard-00000.npy").unlink()
     for file, place in ((damaged / "shard-00002.npy", -9), (changed / "images.npy", -80)):
@@ -62,8 +66,8 @@ def test_a_store_of_three_processes_is_that_of_one(
         assert files(tmp_path / name) == files(whole)
     assert files(tmp_path / "streamed") == files(tmp_path / "alone streamed")
     told = "shard-00002.npy is damaged: the CRC-32 of its row 19 is another one than was written: the same"
-    assert capfd.readouterr().out.count(told) == 1
-    for done, (other, record) in found:
+    assert "".join(printed for _, printed, _ in found).count(told) == 1
+    for done, _, (other, record) in found:
         assert [each.images for each in done] == [36, 20, 36] and {each.index for each in done} == {"centre"}
         assert "views was 2, is now 3" in other
         assert "images.npy is damaged: the CRC-32 of its row 33 is another one" in record
