@@ -47,7 +47,7 @@ class TrainOptions(TypedDict, total=False):
     labels_per_class: int
     label_fraction: float
     labelled_images: int | None
-    crop_size: tuple[int, ...] | None
+    crop_size: int | tuple[int, int] | None
     crop_scale: tuple[float, ...]
     label_noise: float
     labelled_share: float

@@ -205,8 +205,8 @@ class Recipe(BaseRecipe):
             0: all.
         label_fraction: Share of every class's training images that keep their label.
         labelled_images: Number of training images that keep their labels, where pixels have classes; all if not given.
-        crop_size: Height and width of the random crops of a training step, where pixels have classes, or one number for
-            a square; that of the images if not given.
+        crop_size: Size of the random crops of a training step, where pixels have classes, or HEIGHTxWIDTH; that of the
+            images if not given.
         crop_scale: Bounds of the random factor by which an image is scaled before it is cropped, where pixels have
             classes.
         label_noise: Share of the labelled training images that get a wrong class, drawn at random.
@@ -313,7 +313,7 @@ class Recipe(BaseRecipe):
     labels_per_class: int = option(default=0, least=0)
     label_fraction: float = option(default=1.0)
     labelled_images: int | None = option(default=None, least=1)
-    crop_size: tuple[int, ...] | None = option(default=None)
+    crop_size: int | PAIR | None = option(default=None, least=1)
     crop_scale: tuple[float, ...] = option(default=(0.5, 2.0))
     label_noise: float = option(default=0.0)
     labelled_share: float = option(default=0.5)
@@ -488,8 +488,6 @@ class Recipe(BaseRecipe):
                 raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
 
     def _check_crop(self) -> None:
-        if self.crop_size is not None and not (len(self.crop_size) in (1, 2) and min(self.crop_size) > 0):
-            raise RelgraphError(f"crop_size must be a height and a width above 0, or one number, got {self.crop_size}")
         if not (len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] < math.inf):
             raise RelgraphError(f"crop_scale must be two factors above 0, the lesser first, got {self.crop_scale}")
 
@@ -568,7 +566,7 @@ class Recipe(BaseRecipe):
     @property
     def crop(self) -> tuple[int, int] | None:
         """Height and width of the random crops of a training step, where pixels have classes."""
-        return None if self.crop_size is None else (self.crop_size[0], self.crop_size[-1])
+        return (self.crop_size, self.crop_size) if isinstance(self.crop_size, int) else self.crop_size
 
     def projected(self, teacher_width: int | None) -> int | None:
         """Return the width of the student's projected embeddings; `None` for a head without a projection.
