@@ -183,7 +183,8 @@ def test_methods_that_read_maps_work_with_own_networks(make: RecipeMaker, tmp_pa
         assert [tuple(m.shape[1:]) for m in student(torch.rand(1, 3, 8, 8)).maps] == [
             (16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2)
         ]  # fmt: skip
-        assert_refused_like((partial(build, make(method=method, **options)), r"maps=\(\.\.\.\)|map"))
+        if method != "sp":  # which compares the map that the module itself gives
+            assert_refused_like((partial(build, make(method=method, **options)), r"maps=\(\.\.\.\)|map"))
 
 
 def test_two_runs_from_one_module_begin_equal(make: RecipeMaker, tmp_path: Path) -> None:
