@@ -63,13 +63,12 @@ def launch(count: int) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / str(rank) for rank in range(count)]
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _stop)
+        asked = _signals()
         processes = [_start(rank, count, Path(folder) / "meeting", errors[rank]) for rank in range(count)]
         try:
-            failed = _wait(processes)
-        except KeyboardInterrupt:
-            return _interrupted(processes)
+            failed = _wait(processes, asked)
+            if asked:
+                return _interrupted(processes) if asked[0] == signal.SIGINT else 128 + asked[0]
         finally:
             _end(processes)
         status = processes[failed].returncode
@@ -81,9 +80,16 @@ def launch(count: int) -> int:
         return status if status >= 0 else 128 - status
 
 
-def _stop(number: int, frame: object) -> None:
-    """End this program, and with it the processes that it has started."""
-    raise SystemExit(128 + number)
+def _signals() -> list[int]:
+    """Return a list to which the signals that ask this program to end are added when they come.
+
+    An exception amid a call of `subprocess` could leave its lock held, for which a later call would wait for ever.
+    """
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a script, or behind nohup
+            signal.signal(number, lambda number, frame: asked.append(number))
+    return asked
 
 
 def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
@@ -118,22 +124,26 @@ def _start(rank: int, count: int, meeting: Path, errors: Path) -> "subprocess.Po
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stream)
 
 
-def _wait(processes: "list[subprocess.Popen[bytes]]") -> int:
-    """Return the number of the process whose exit status counts for all: the first one, unless another failed first."""
+def _wait(processes: "list[subprocess.Popen[bytes]]", asked: list[int]) -> int:
+    """Return the number of the process whose exit status counts for all: the first one, unless another failed first.
+
+    A signal that asks to end ends the wait.
+    """
     failed, since = 0, None
-    while processes[0].poll() is None:
+    while processes[0].poll() is None and not asked:
         broken = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
         if broken and since is None:
             failed, since = broken[0], time.monotonic()
         if since is not None and time.monotonic() - since > GRACE:
             return failed
         time.sleep(0.1)
-    if processes[0].returncode in (0, LOST):
-        for rank, process in enumerate(processes[1:], start=1):
-            if failed == 0 and process.wait() not in (0, LOST):
-                failed = rank
+    if processes[0].returncode not in (0, LOST):
+        return 0
+    if failed > 0:
         return failed
-    return 0
+    while any(process.poll() is None for process in processes) and not asked:
+        time.sleep(0.1)
+    return next((rank for rank, process in enumerate(processes) if process.poll() not in (0, LOST, None)), 0)
 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
