@@ -97,8 +97,7 @@ def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
     try:
         return processes[0].wait(1)  # Ctrl-C in a terminal reaches all of them
     except subprocess.TimeoutExpired:
-        for process in processes:
-            process.send_signal(signal.SIGINT)
+        processes[0].send_signal(signal.SIGINT)  # the others are ended later: it would report that it has lost them
     try:
         return processes[0].wait(GRACE)
     except subprocess.TimeoutExpired:
