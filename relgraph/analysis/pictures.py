@@ -34,7 +34,7 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
         RelgraphError: if a file cannot be written, or a streamed image cannot be read.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
