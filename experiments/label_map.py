@@ -26,12 +26,13 @@ from compare import trained
 from relgraph.analysis.colours import TEN
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.files import read_yaml, write_atomically
+from relgraph.methods import METHODS as CLASSES
 from relgraph.training.evaluation import linear_probe
 from relgraph.training.runs import RunDirectory, environment
 
 METHODS: dict[str, dict[str, Any]] = {
     "alone": {"method": "none"},
-    "KD, trained head": {"method": "0.9*kd", "gamma": 0.1, "teacher_head": "sequential"},
+    "KD, trained head": {"method": "kd", "beta": 0.9, "gamma": 0.1, "teacher_head": "sequential"},
     "EGA": {"method": "ega"},
     "EGA, nodes": {"method": "ega", "edge_weight": 0.0},
     "EGA, edges": {"method": "ega", "node_weight": 0.0},
@@ -62,14 +63,16 @@ def options_of(options: dict[str, Any], name: str, share: float, seed: int, fact
     own = {**options, **METHODS[name], "label_fraction": share, "seed": seed, "select": "last"}
     if name == "alone":
         return {**own, "lr": factor * options.get("lr", 0.05)}
-    return own if factor == 1.0 else {**own, "beta": factor}
+    return own if factor == 1.0 else {**own, "beta": factor * own.get("beta", CLASSES[own["method"]].weight)}
 
 
 def one_run(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the figures of one run; of a method without labels those after it was fine-tuned with them."""
     if options.get("gamma") == 0.0:
-        epochs = round(FIRST * options["epochs"])
-        trained({**options, "epochs": epochs}, path / "first")
+        epochs, share = round(FIRST * options["epochs"]), options["label_fraction"]
+        # An epoch without labels goes once through all images, one with them through those that have none.
+        longer = 1.0 if share == 1 else (1 - share) / (1 - options.get("labelled_share", 0.5))
+        trained({**options, "epochs": round(longer * epochs)}, path / "first")
         rest = {name: value for name, value in options.items() if name not in ("gamma", "beta")}
         options = {**rest, "method": "none", "epochs": options["epochs"] - epochs, "init_from": str(path / "first")}
         path = path / "labels"

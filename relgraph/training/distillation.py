@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph import names
+from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet
 from relgraph.data.neighbour_batches import ImageGraph
 from relgraph.data.views import Normalise
@@ -216,6 +217,8 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False, callbacks: Callba
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
             or a loss is not a number. The results of earlier epochs are kept.
     """
+    if resume:
+        recipe = RunDirectory.open(path).decided(recipe)
     # A run that has a checkpoint reads its weights there, and no others.
     restored = resume and RunDirectory(path).last.exists()
     kept = RunDirectory(path).graph_file if resume else None
@@ -244,7 +247,7 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     if not restored:
         distiller.to(fabric.device).fill(feed.known, len(task.data.train))
-    images, graph = recipe.batch_size // recipe.accumulate, None
+    images, graph = max(1, recipe.batch_size // recipe.accumulate // task.processes.count), None
     if recipe.scope == "dataset":
         scope = open_scope(recipe, task, partial(feed.vectors, task.data.train, recipe.processes), fabric, kept)
         graph, frozen["graph of the data set"] = scope.graph, scope.record
@@ -256,7 +259,7 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
 
     trial = partial(trial_step, fabric, distiller.student, squares, feed, task.data.train, images)
     recipe, line = with_threads(recipe, trial(), task.processes)
-    steps = recipe.epochs * recipe.accumulate * max(1, len(task.data.train) // recipe.batch_size)
+    steps = recipe.epochs * recipe.accumulate * _steps(recipe, task, frozen)
     recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, task.processes)
     line += told
     if start:
@@ -275,6 +278,15 @@ def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> Va
     if few or not task.of_images or teacher is None or names.is_vectors(recipe.teacher):
         return None
     return ValidationGraph(task, images, teacher)
+
+
+def _steps(recipe: Recipe, task: Task, frozen: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return how many steps an epoch has, by the record of the data set's graph where there is one."""
+    if recipe.scope == "dataset":
+        return int(frozen["graph of the data set"]["steps"])
+    return len(epoch_batches(task.data.train.labels.cpu(), batch_size=recipe.batch_size, seed=recipe.seed, epoch=0,
+                             labelled_share=recipe.labelled_share, by_label=task.by_label,
+                             drop_last=recipe.drop_last))  # fmt: skip
 
 
 def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
@@ -516,7 +528,8 @@ def rehearse(
     if recipe.scope == "dataset":  # one anchor and its neighbours
         k = min(recipe.neighbours_of_each, n - 1)
         edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
-    images = torch.zeros(n, *facts.image) if facts.image and "image" in method.reads else None
+    shown = any("image" in part.method.reads for part in method.summands())
+    images = torch.zeros(n, *facts.image) if facts.image and shown else None
     method.eval()  # or norms would count it
     try:
         method(student, teacher, Batch(torch.arange(n), labels(n), edges, images))

@@ -113,7 +113,7 @@ class Distiller(Objective):
         self.kd = Spread(KD(temperature), processes) if alpha > 0 else None
         self.gamma, self.alpha, self.parts, self.head_read = gamma, alpha, parts, head_read
         self.label_loss, self.processes, self.own_logits = label_loss, processes, own_logits
-        self.shows_images = method is not None and "image" in method.reads
+        self.shows_images = method is not None and any("image" in part.method.reads for part in method.summands())
         self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)

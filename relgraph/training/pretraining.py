@@ -124,8 +124,9 @@ class MoCo(Objective):
     def _key(self, images: Tensor) -> Tensor:
         self._follow()
         images = self.processes.gather(images)
-        # On the CPU, so that every device shuffles in the same way.
-        order = torch.randperm(len(images)).to(images.device, non_blocking=True)
+        # On the CPU, so that every device shuffles in the same way; the first process's, since dropout in shares of the
+        # groups that are not equal moves their generators apart.
+        order = self.processes.collect(torch.randperm(len(images)).to(images.device, non_blocking=True))[: len(images)]
         groups = min(max(LEAST_GROUPS, len(images) // GROUP), max(1, len(images) // 2))  # batch norm needs two images
         own = order.tensor_split(groups)[self.processes.share(groups)]
         # Where there are more processes than groups, one has no key of its own to give.
@@ -265,6 +266,8 @@ def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False, callba
             or a loss is not a number. The results of earlier epochs are kept.
     """
     recipe = resolve_pretraining(vars(recipe))
+    if resume:
+        recipe = RunDirectory.open(path).decided(recipe)
     return run_job(lambda: build_pretraining(recipe), recipe, path, resume=resume, callbacks=callbacks)
 
 
@@ -287,7 +290,10 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     assert recipe.batch_size is not None and recipe.epochs is not None
 
     def squares(network: nn.Module, inputs: StepInputs) -> Tensor:  # needs no other process
-        loss: Tensor = network(inputs.images if inputs.teacher is None else inputs.teacher.embedding).square().mean()
+        seen = inputs.images if inputs.teacher is None else inputs.teacher.embedding
+        if isinstance(objective, SimCLR) and inputs.extra is not None:
+            seen = torch.cat([seen, inputs.extra])
+        loss: Tensor = network(seen).square().mean()
         return loss
 
     network = objective.backbone if isinstance(objective, SimCLR | MoCo) else objective.projector

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,9 +32,11 @@ from relgraph.own_code import is_own, registered
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.recipe import Recipe, resolve
+from relgraph.training.recipe import BaseRecipe, Recipe, resolve
 
 AnyRecipe = Recipe | PretrainRecipe
+Kind = TypeVar("Kind", bound=BaseRecipe)
+TRIED = ("compile", "threads")  # options that a trial decides where they are "auto"
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
@@ -182,12 +184,19 @@ class RunDirectory:
             raise RelgraphError(f"{self.path} is not finished, it has no result.json: go on with it by --resume")
         return read_json(self.result_file)
 
+    def decided(self, recipe: Kind) -> Kind:
+        """Return a recipe with what a trial answered when the run was begun, where it asks for one ("auto")."""
+        stored = read_yaml(self.recipe_file, sealed=True)
+        kept = {name: stored[name] for name in TRIED if getattr(recipe, name) == "auto" and name in stored}
+        return replace(recipe, **kept)
+
     def check_recipe(self, recipe: AnyRecipe) -> None:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
-        Where the recipe leaves to the program whether the teacher runs or is read, or how images are normalised, what
-        was found then stands. Loggers may be others, since no figure depends on them.
+        Where the recipe leaves to the program whether the teacher runs or is read, how images are normalised, or what a
+        trial decides, what was found then stands. Loggers may be others, since no figure depends on them.
         """
+        recipe = self.decided(recipe)
         own = {name: getattr(recipe, name, None) for name in OWN}
         stored = self.stored({name: spec for name, spec in own.items() if self._again(name, spec)})
         if type(stored) is not type(recipe):

@@ -109,6 +109,14 @@ class Task:
         """
         raise NotImplementedError
 
+    def embed(self, network: nn.Module, images: ImageSet) -> Tensor:
+        """Return what a network gives of images, `(N, width)`; of several processes each embeds its share."""
+        share = torch.arange(len(images))[self.processes.share(len(images))]
+        # More processes than images leave one without any: it embeds one for the width, and gives no row.
+        own = images.select(share if len(share) else torch.zeros(1, dtype=torch.long))
+        found = embed(network, own, self.student_input, BATCH, self.device, None, self.workers)
+        return self.processes.collect(found[: len(share)].to(self.device))
+
     def scores(self, images: ImageSet) -> bool:
         """Return whether `evaluate` finds the `score` of a split."""
         return True
@@ -181,9 +189,7 @@ class Neighbours(Task):
         chosen = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:KNOWN]]
 
         def features(part: ImageSet) -> Tensor:
-            own = part.select(torch.arange(len(part))[self.processes.share(len(part))])
-            found = embed(network.backbone, own, self.student_input, BATCH, self.device, None, self.workers)
-            return self.processes.collect(found.to(self.device)).cpu()
+            return self.embed(network.backbone, part).cpu()
 
         pairs = features(train.select(chosen)), labels[chosen], features(images), images.true_labels.cpu()
         accuracies = {"knn": knn_accuracy(*pairs, k=NEIGHBOURS)}
@@ -232,9 +238,7 @@ class Retrieval(Task):
             chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:KNOWN]
             images = images.select(chosen.sort().values)
         vectors = VectorsAlone(network) if isinstance(network, PlainStudent) else network.backbone
-        own = images.select(torch.arange(len(images))[self.processes.share(len(images))])
-        part = embed(vectors, own, self.student_input, BATCH, self.device, None, self.workers)
-        found, labels = self.processes.collect(part.to(self.device)), images.true_labels.cpu()
+        found, labels = self.embed(vectors, images), images.true_labels.cpu()
         k = [each for each in CUTS if each < len(images)]
         return retrieval(found, found, labels, labels, torch.arange(len(images)), k)
 

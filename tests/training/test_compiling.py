@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from relgraph.training import compiling
 from relgraph.training.compiling import with_compiler
 from relgraph.training.recipe import Recipe
+from relgraph.training.runs import RunDirectory
+from tests.checks import assert_refused_like
 
 
 @pytest.fixture
@@ -63,3 +67,11 @@ def test_without_a_compiler_or_a_trial_auto_is_no(clock: list[float]) -> None:
 def test_an_answer_is_kept_without_a_trial(asked: bool) -> None:
     recipe = Recipe(compile=asked)
     assert with_compiler(recipe, lambda: 1 / 0, lambda: 1 / 0, 1) == (recipe, "")  # type: ignore[arg-type, return-value]
+
+
+def test_a_resumed_run_keeps_the_answers_of_its_trials(tmp_path: Path) -> None:
+    asked = Recipe(compile="auto", threads="auto", epochs=3)
+    run = RunDirectory.create(tmp_path / "run", replace(asked, compile=False, threads=1))
+    assert run.decided(asked) == replace(asked, compile=False, threads=1)
+    run.check_recipe(asked)
+    assert_refused_like((lambda: run.check_recipe(replace(asked, compile=True)), "compile was False, is now True"))

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
+from relgraph.data.datasets import DataSet
+from relgraph.data.images import ImageSet
 from relgraph.names import build_backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.outputs import Batch, StepInputs, bare
@@ -19,6 +21,7 @@ from relgraph.training.objective import Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.pretraining import MoCo, SelfSupervisionHead, SimCLR, pretrain
 from relgraph.training.runs import RunDirectory
+from relgraph.training.tasks import Neighbours
 from tests.checks import case, refusal
 from tests.processes import run_on
 from tests.training.conftest import states
@@ -92,6 +95,25 @@ def test_n_processes_equal_one(count: int, sizes: dict[str, int], tmp_path: Path
                 torch.testing.assert_close(trained[name].losses, expected.losses, rtol=1e-9, atol=1e-11)
                 torch.testing.assert_close(trained[name].gradients, expected.gradients, rtol=1e-8, atol=1e-10)
                 torch.testing.assert_close(trained[name].state, expected.state, rtol=1e-6, atol=1e-8)
+
+
+def keys_and_features(processes: ProcessGroup, images: Tensor) -> tuple[bool, Tensor]:
+    """Return whether each image has its own key, and what a task embeds of two images."""
+    module = objective("moco", processes)
+    assert isinstance(module, MoCo)
+    module.keys = nn.Sequential(nn.AvgPool2d(8), nn.Flatten())
+    module._follow = lambda: None  # type: ignore[method-assign]
+    torch.manual_seed(processes.rank)  # dropout moves the generators of processes apart
+    own = images[processes.rows(len(images))]
+    right = torch.allclose(module._key(own), own.mean((2, 3)))
+    few = ImageSet(torch.arange(6, dtype=torch.uint8).view(2, 3, 1, 1), torch.zeros(2), (), "val", torch.arange(2))
+    task = Neighbours(cast(DataSet, None), Tensor.float, torch.device("cpu"), 0, processes)
+    return right, task.embed(nn.Flatten(), few)
+
+
+def test_keys_are_of_their_images_and_a_process_may_have_none(tmp_path: Path) -> None:
+    for right, features in run_on(3, keys_and_features, tmp_path, torch.rand(12, 5, 8, 8, dtype=torch.float64)):
+        assert right and features.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 # Whole runs
