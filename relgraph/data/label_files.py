@@ -52,8 +52,10 @@ class LabelFiles:
         """Return the path of a label."""
         return Path(os.fsdecode(self.paths[number]))
 
-    def load(self, progress: str) -> Tensor:
-        """Return the maps at the size of the images, `(M, H, W)` uint8, decoded by threads and resized (nearest).
+    def load(self, progress: str) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return the maps at the size of the images, `(M, H, W)` uint8, and which classes their files hold, `(256,)`.
+
+        They are decoded by threads and resized (nearest), by which a small class may vanish.
 
         Raises:
             RelgraphError: if one cannot be read, has not its image's size, or has a number that is no class; or if all
@@ -64,11 +66,13 @@ class LabelFiles:
         maps = np.empty(shape, dtype=np.uint8)
         with quiet(), ThreadPoolExecutor() as pool:
             read = pool.map(self._read, range(len(maps)), maps)
-            for _ in tqdm(read, desc=progress, total=len(maps), unit="img", leave=False, disable=no_bar()):
-                pass
-        return torch.from_numpy(maps)
+            there = np.zeros(256, dtype=np.bool_)
+            for found in tqdm(read, desc=progress, total=len(maps), unit="img", leave=False, disable=no_bar()):
+                there[found] = True
+        return torch.from_numpy(maps), there
 
-    def _read(self, number: int, row: NDArray[np.uint8]) -> None:
+    def _read(self, number: int, row: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Write the map of a label, and return the classes that its file has."""
         file, image = self.path(number), Path(self.images.path(number))
         found = read_numbers(file)
         if found.size != (expected := size_as_seen(image)):
@@ -80,9 +84,11 @@ class LabelFiles:
             value = int(np.asarray(found)[wrong][0])
             told = f"expected numbers of {self.classes} classes, 0 to {self.classes - 1}, or 255, found {value}"
             raise RelgraphError(f"{file}: {told}: give --ignore {value} if it stands for no class")
+        present = np.unique(values)
         if (size := self.images.image_size) is not None:
             values = np.asarray(fitted(Image.fromarray(values), size, Image.Resampling.NEAREST))
         row[...] = values
+        return present
 
 
 def meanings(ignored: tuple[int, ...] = (), classes: Mapping[int, int] | None = None) -> NDArray[np.uint8]:

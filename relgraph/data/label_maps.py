@@ -52,7 +52,9 @@ class LabelMaps:
         pixels: NDArray[Any] = maps.contiguous().numpy()
         sums = torch.zeros_like(number)
         sums[known] = torch.tensor([zlib.crc32(each) for each in pixels], dtype=torch.int64)
-        return cls(maps, number, maps if original is None else original, number, sums)
+        # One that shows nothing where there is none, so that every row can be read.
+        held = maps if len(maps) else maps.new_full((1, *maps.shape[1:]), IGNORED)
+        return cls(held, number, maps if original is None else original, number, sums)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -66,8 +66,9 @@ def read_pixels(
     original = read_files(("with labels",), files.images, image_size, mode, left_out, pool)
     known = MOST if files.classes is None else len(files.classes)
     sets = {found.split: found for found in (original.train, original.val, original.test) if found is not None}
-    maps = {split: _maps(found, files, known) for split, found in sets.items()}
-    there = torch.stack([each.maps.flatten().bincount(minlength=256) for each in maps.values()])[:, :IGNORED] > 0
+    decoded = {split: _maps(found, files, known) for split, found in sets.items()}
+    maps = {split: found for split, (found, _) in decoded.items()}
+    there = torch.from_numpy(np.stack([present for _, present in decoded.values()]))[:, :IGNORED]
     count = int(there.any(0).nonzero().max()) + 1 if there.any() else 0
     classes = tuple(map(str, range(count))) if files.classes is None else files.classes
     if len(classes) < 2:
@@ -80,15 +81,16 @@ def read_pixels(
     return replace(original, train=sets["train"], test=sets["test"], val=sets.get("val"))
 
 
-def _maps(images: ImageSet, files: PixelFiles, classes: int) -> LabelMaps:
-    """Return the label maps of the images of a split, of which some may have been left out."""
+def _maps(images: ImageSet, files: PixelFiles, classes: int) -> tuple[LabelMaps, NDArray[np.bool_]]:
+    """Return the label maps of a split's images, of which some may have been left out, and which classes they have."""
     assert images.files is not None  # it was read from files
     of = dict(zip(files.images[images.split].names.tolist(), files.labels[images.split].tolist(), strict=True))
     known = images.labels >= 0
     labelled = images.files[known]
     found = LabelFiles(labelled, np.array([of[name] for name in labelled.names.tolist()], np.bytes_), files.meaning,
                        classes)  # fmt: skip
-    return LabelMaps.of(found.load(f"decode labels of {images.split}"), found, images.labels)
+    loaded, present = found.load(f"decode labels of {images.split}")
+    return LabelMaps.of(loaded, found, images.labels), present
 
 
 def list_pixel_folder(path: Path, left_out: LeftOut, ignore: tuple[int, ...]) -> PixelFiles | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
     sizes: dict[int, Any] = {0: Dim("batch")}
     if free := with_preprocessing or student.of_pixels:  # an example of two sides, which neither is fixed by
         sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}
-    sides = (size + 18, size + 39) if free else (size, size)
+    longest = max(size, student.preprocess.height or 0)
+    sides = (longest + 18, longest + 39) if free else (size, size)
     example = torch.zeros(2, channels, *sides, dtype=torch.uint8 if with_preprocessing else torch.float32)
     told = f"{student.info['backbone']} cannot be exported by torch.export"
     try:
@@ -137,7 +139,9 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
             return torch.export.export(module, (example,), dynamic_shapes=(sizes,))
     except Exception as error:  # a user's own code raises anything
         fixed = "its code is for one number of images (such as len(x) in place of x.shape[0])"
-        reason = fixed if "Constraints violated" in str(error) else first_line(error)[:300]
+        sized = "its maps have not one form for all heights and widths: give --with-preprocessing"
+        violated = re.search(r"Constraints violated \((.*?)\)", str(error))
+        reason = first_line(error)[:300] if violated is None else fixed if "batch" in violated[1] else sized
         raise RelgraphError(f"{told}: {reason}") from error
 
 

@@ -23,7 +23,7 @@ from relgraph.data.stream import stream
 from relgraph.data.views import Normalise
 from relgraph.deploy.predicting import Asked, Predicted, Prediction
 from relgraph.errors import RelgraphError
-from relgraph.files import write_atomically, writing
+from relgraph.files import first_line, write_atomically, writing
 from relgraph.networks.plain import PlainStudent, Preprocessing
 from relgraph.printing import no_bar
 
@@ -130,11 +130,16 @@ def _masks(student: PlainStudent, asked: Asked, files: Sequence[str]) -> Iterato
             if found.image is None or found.prepared is None:
                 asked.skip(file, found.reason)
             else:
-                batch = torch.from_numpy(found.prepared)[None].to(asked.device)
-                _, logits = student(prepare(batch))
-                assert logits is not None
-                image = Image.fromarray(found.image)
-                yield file, image, classes_of(logits[0], found.image.shape[:2]).cpu()
+                batch = prepare(torch.from_numpy(found.prepared)[None].to(asked.device))
+                try:
+                    _, logits = student(batch)
+                except Exception as error:  # of a network that reads only some sizes, of whatever kind
+                    told = f"the network cannot read it at {batch.shape[2]} x {batch.shape[3]} pixels"
+                    asked.skip(file, f"{told}: {first_line(error)}")
+                else:
+                    assert logits is not None
+                    image = Image.fromarray(found.image)
+                    yield file, image, classes_of(logits[0], found.image.shape[:2]).cpu()
             bar.update()
 
 
@@ -146,6 +151,8 @@ def _read(files: Sequence[str], preprocess: Preprocessing, which: NDArray[np.int
     except BadImage as error:
         return Read(None, None, error.reason)
     try:
-        return Read(np.asarray(image), preprocess.pixels(image).numpy())
+        seen = np.asarray(image)
+        # Of the pixels alone: the image that was read keeps its EXIF, by which it would be turned once more.
+        return Read(seen, preprocess.pixels(Image.fromarray(seen)).numpy())
     except RelgraphError as error:
         return Read(None, None, str(error))

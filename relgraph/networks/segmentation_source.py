@@ -107,7 +107,8 @@ class SegmentationSource(TorchvisionSource):
         network = Scored(backbone, backbone.own_scores(last[-1] if last else 1))
         load_strictly(network.scores.get_submodule("layers"), backbone.published, f"the head of {self._spec}")
         found = published_weights(self.name, self.tag, self.names())
-        names, (mean, std) = tuple(found.meta["categories"]) if weights is None else (), self.preparation()
+        known = ("background" if name == "__background__" else name for name in found.meta["categories"])
+        names, (mean, std) = tuple(known) if weights is None else (), self.preparation()
         return Pretrained(network, input_size, 3, mean, std, classes=names)
 
 

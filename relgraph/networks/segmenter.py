@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone, map_shapes
 from relgraph.networks.heads import Student
 from relgraph.outputs import Output
@@ -87,6 +88,19 @@ class Scored(Backbone):
         """Return the scores `(N, classes, h, w)`."""
         scores: Tensor = self.scores(maps)
         return scores
+
+
+def check_size(backbone: Backbone, in_channels: int, size: tuple[int, int]) -> None:
+    """Check that a backbone reads images of some height and width, which a vision transformer may not.
+
+    Raises:
+        RelgraphError: if it does not.
+    """
+    try:
+        map_shapes(backbone, in_channels, size)
+    except Exception as error:  # of a library or a user, of whatever kind
+        told = f"the student cannot read images of {size[0]} x {size[1]} pixels"
+        raise RelgraphError(f"{told}: {first_line(error)}; see --image-size and --crop-size") from error
 
 
 def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int) -> Scored:

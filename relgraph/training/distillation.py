@@ -383,12 +383,12 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
         facts = _facts(recipe, task, student, teacher, scores[0])
         shared = {**vars(recipe), "nodes": recipe.chosen_nodes, "graph": recipe.graph_of_batches}
         method = build_method(recipe.method, facts, shared, recipe.method_args, recipe.beta)
+        _check_scores(recipe, task, teacher, method, scores[1])
         if method is not None:
             assert head is not None
             _check_space(recipe, method)
             if recipe.scope == "dataset":
                 check_anchored(method)
-            _check_scores(recipe, task, teacher, method, scores[1])
             rehearse(method, head, recipe, facts, task.example_labels, scores)
     read = recipe.reads_teacher_classifier and task.of_images
     return Distiller(
@@ -449,15 +449,19 @@ def _score_shapes(task: Task, student: Student, teacher: Teacher) -> list[tuple[
     return [logits.shape[1:], teacher.score_shape(task.size)]
 
 
-def _check_scores(recipe: Recipe, task: Task, teacher: Teacher, method: Method, found: tuple[int, ...] | None) -> None:
+def _check_scores(
+    recipe: Recipe, task: Task, teacher: Teacher, method: Method | None, found: tuple[int, ...] | None
+) -> None:
     """Raise RelgraphError if scores of positions are to be compared of which the teacher has none, or other classes."""
     classes = task.data.train.classes
-    reads = recipe.alpha > 0 or any("logits" in part.method.reads for part in method.summands())
+    by_method = method is not None and any("logits" in part.method.reads for part in method.summands())
+    reads = recipe.alpha > 0 or by_method
     if task.of_images or not reads or teacher.scores(classes, task.size):
         return
     own = "none" if found is None else f"{found[0]} or other names in {teacher.name}"
     told = "expected a teacher checkpoint:RUN of a run of relgraph train, or another with scores of positions"
-    raise RelgraphError(f"{recipe.method} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "
+    name = recipe.method if by_method else "alpha"
+    raise RelgraphError(f"{name} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "
                         f"got {own}")  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from relgraph.graph.positions import on_grid
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Student
 from relgraph.networks.plain import PlainStudent, VectorsAlone
-from relgraph.networks.segmenter import Segmenter, scored
+from relgraph.networks.segmenter import Segmenter, check_size, scored
 from relgraph.outputs import Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
@@ -322,7 +322,10 @@ class Pixels(Task):
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head for the scores of each position."""
         train = self.data.train
-        return Segmenter(scored(backbone, len(train.classes), train.images.shape[1], train.images.shape[-1]), dim)
+        network = scored(backbone, len(train.classes), train.images.shape[1], train.images.shape[-1])
+        for size in {self.size, super().size}:
+            check_size(backbone, train.images.shape[1], size)
+        return Segmenter(network, dim)
 
     @torch.no_grad()
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
@@ -354,9 +357,11 @@ class Pixels(Task):
                     labels = maps.own(number)
                     by_size.setdefault(labels.shape, []).append((row, labels))
                 for size, found in by_size.items():
-                    rows, labels = torch.tensor([row for row, _ in found]), torch.stack([each for _, each in found])
-                    predicted = on_grid(logits[rows.to(self.device)], size).argmax(1)
-                    total += confusion(predicted, labels.to(self.device), classes)
+                    few = max(1, PIXELS // size.numel())  # labels may be much larger than the images
+                    for part in (found[first : first + few] for first in range(0, len(found), few)):
+                        rows, labels = torch.tensor([row for row, _ in part]), torch.stack([each for _, each in part])
+                        predicted = on_grid(logits[rows.to(self.device)], size).argmax(1)
+                        total += confusion(predicted, labels.to(self.device), classes)
         return total
 
     def scores(self, images: ImageSet) -> bool:

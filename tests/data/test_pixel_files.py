@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.label_maps import IGNORED
+from relgraph.data.label_maps import IGNORED, LabelMaps
 from relgraph.names import dataset
 from tests.checks import assert_refused_like
 from tests.pictures import write_image
@@ -216,3 +216,20 @@ def test_validation_images_are_drawn_by_number_and_seed(tmp_path: Path) -> None:
     same: Tensor = data.test.pixels == other.test.pixels
     assert bool(same.all()) and data.val.index.tolist() != other.val.index.tolist()
     assert everything(data.val)[0] == everything(data.val)[1]
+
+
+def test_a_class_of_few_pixels_counts_though_a_smaller_size_loses_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_image(tmp_path / "images" / split / "0.png", (40, 40), 0)
+        numbers = np.zeros((40, 40), dtype=np.uint8)
+        numbers[:20], numbers[1, 1] = 1, 2
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        Image.fromarray(numbers).save(tmp_path / "labels" / split / "0.png")
+    data = read(f"folder:{tmp_path}", image_size=4)
+    assert data.train.classes == ("0", "1", "2") and data.train.maps is not None
+    assert data.train.maps.rows(torch.arange(1)).unique().tolist() == [0, 1]
+    none = LabelMaps.of(torch.zeros(0, 2, 3, dtype=torch.uint8), labels=torch.tensor([-1, -1]))
+    assert (none.to("meta").rows(torch.tensor([1])).shape, none.rows(torch.tensor([1])).unique().tolist()) == (
+        (1, 2, 3),
+        [IGNORED],
+    )

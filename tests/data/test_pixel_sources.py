@@ -38,7 +38,7 @@ def test_voc_has_its_validation_images_to_test_on(tmp_path: Path) -> None:
     data = read("voc", tmp_path)
     assert maps(data.train) == [[0, 1, 255]] and maps(data.test) == [[20, 255, 0]] and data.test.split == "test"
     assert len(data.train.classes) == 21 and [data.train.classes[i] for i in (0, 1, 20)] == [
-        "background", "aeroplane", "tv monitor",
+        "background", "aeroplane", "tvmonitor",
     ]  # fmt: skip
     source = PUBLISHED["voc"]
     options = source.skipping().beside(Path("more")).ignoring((3,))

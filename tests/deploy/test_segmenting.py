@@ -109,3 +109,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
         ),
     )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_picture_that_its_camera_turned_has_the_mask_of_the_upright_one(file: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "upright.png", (30, 60), 5)
+    with Image.open(tmp_path / "upright.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    relgraph.predict(file, tmp_path, masks=tmp_path / "masks", device="cpu")
+    masks = [np.asarray(Image.open(tmp_path / "masks" / f"{name}.png")) for name in ("upright", "turned")]
+    assert masks[0].shape == (60, 30) and len(np.unique(masks[0])) > 1
+    np.testing.assert_array_equal(*masks)
