@@ -227,9 +227,7 @@ def test_a_class_of_few_pixels_counts_though_a_smaller_size_loses_it(tmp_path: P
         Image.fromarray(numbers).save(tmp_path / "labels" / split / "0.png")
     data = read(f"folder:{tmp_path}", image_size=4)
     assert data.train.classes == ("0", "1", "2") and data.train.maps is not None
-    assert data.train.maps.rows(torch.arange(1)).unique().tolist() == [0, 1]
+    assert set(data.train.maps.rows(torch.arange(1)).flatten().tolist()) == {0, 1}
     none = LabelMaps.of(torch.zeros(0, 2, 3, dtype=torch.uint8), labels=torch.tensor([-1, -1]))
-    assert (none.to("meta").rows(torch.tensor([1])).shape, none.rows(torch.tensor([1])).unique().tolist()) == (
-        (1, 2, 3),
-        [IGNORED],
-    )
+    assert none.to("meta").rows(torch.tensor([1])).shape == (1, 2, 3)
+    assert set(none.rows(torch.tensor([1])).flatten().tolist()) == {IGNORED}

@@ -120,4 +120,4 @@ def test_a_picture_that_its_camera_turned_has_the_mask_of_the_upright_one(file: 
     relgraph.predict(file, tmp_path, masks=tmp_path / "masks", device="cpu")
     masks = [np.asarray(Image.open(tmp_path / "masks" / f"{name}.png")) for name in ("upright", "turned")]
     assert masks[0].shape == (60, 30) and len(np.unique(masks[0])) > 1
-    np.testing.assert_array_equal(*masks)
+    np.testing.assert_array_equal(masks[0], masks[1])
