@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from relgraph.data.decoding import ImageSize
 from relgraph.data.images import SPLITS, ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
-from relgraph.data.sources import Normalisation, Source, resized
+from relgraph.data.sources import Normalisation, OriginalSplits, Source, resized
 from relgraph.data.unseen import UnseenClasses
 from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
@@ -127,34 +127,51 @@ def load(
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
     _check(val_fraction, labels_per_class, label_fraction, label_noise)
-    source = source if unlabelled is None else source.beside(unlabelled.expanduser())
-    source = source.ignoring(ignore) if ignore else source
-    original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
-    _check_pixels(source.name, original.train, labelled_images, {
-        "labels_per_class": labels_per_class, "label_fraction": label_fraction if label_fraction < 1 else None,
-        "label_noise": label_noise or None, "holdout_classes": unseen
-    })  # fmt: skip
+    original = _read(source, root, image_size, mode, skip_bad, unlabelled, ignore)
+    share = label_fraction if label_fraction < 1 else None
+    of_classes = {"labels_per_class": labels_per_class, "label_fraction": share, "label_noise": label_noise or None,
+                  "holdout_classes": unseen}  # fmt: skip
+    _check_pixels(source.name, original.train, labelled_images, of_classes)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
-    if unseen is None:
-        train, test = _with_test(source.name, original.train, original.test, test_fraction, split_seed)
-        whole = len(train)
-        train, val = _with_val(train, original.val, val_fraction, seed)
-    else:
+    whole = len(original.train)
+    if unseen is not None:
         train, val, test = unseen.split(original.train, split_seed, source.name)
-        whole = len(original.train)
+    else:
+        train, test = _with_test(source.name, original.train, original.test, test_fraction, split_seed)
+        whole, (train, val) = len(train), _with_val(train, original.val, val_fraction, seed)
     pixels = train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
     mean, std = original.normalisation or channel_statistics(pixels)
-    if labels_per_class is not None or label_fraction < 1:
-        train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
     if labelled_images is not None:
         train = keep_images(train, labelled_images, generator("labels", seed))
-    if label_noise > 0:
-        train = add_noise(train, label_noise, generator("label noise", seed))
-    for images in original.unlabelled:
-        train, whole = _join(train, images, original.pool, first=whole), whole + len(images)
+    train = _with_labels(train, labels_per_class, label_fraction, label_noise, seed)
+    train = _with_unlabelled(train, original, whole)
     return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out,
                    unseen is not None)  # fmt: skip
+
+
+def _read(
+    source: Source, root: Path, image_size: ImageSize | None, mode: str, skip_bad: bool, unlabelled: Path | None,
+    ignore: tuple[int, ...],
+) -> OriginalSplits:  # fmt: skip
+    """Return the original splits of a data set with what was asked of its files."""
+    source = source if unlabelled is None else source.beside(unlabelled.expanduser())
+    source = source.ignoring(ignore) if ignore else source
+    return (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
+
+
+def _with_labels(train: ImageSet, count: int | None, share: float, noise: float, seed: int) -> ImageSet:
+    """Return the training images with the labels of classes that are kept, of which some become wrong."""
+    if count is not None or share < 1:
+        train = keep_labels(train, count, share, generator("labels", seed))
+    return add_noise(train, noise, generator("label noise", seed)) if noise > 0 else train
+
+
+def _with_unlabelled(train: ImageSet, original: OriginalSplits, first: int) -> ImageSet:
+    """Return the training images and, numbered from `first`, the further images of a data set."""
+    for images in original.unlabelled:
+        train, first = _join(train, images, original.pool, first), first + len(images)
+    return train
 
 
 def _with_val(train: ImageSet, val: ImageSet | None, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
