@@ -132,8 +132,7 @@ def load(
     of_classes = {"labels_per_class": labels_per_class, "label_fraction": share, "label_noise": label_noise or None,
                   "holdout_classes": unseen}  # fmt: skip
     _check_pixels(source.name, original.train, labelled_images, of_classes)
-    if not original.train.classes:
-        _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
+    _check_unlabelled(source.name, original.train, labels_per_class, label_fraction, label_noise)
     whole = len(original.train)
     if unseen is not None:
         train, val, test = unseen.split(original.train, split_seed, source.name)
@@ -242,7 +241,9 @@ def _check_pixels(dataset: str, train: ImageSet, labelled: int | None, others: M
         raise RelgraphError(f"{dataset} has labels of pixels: expected labelled_images, got {' and '.join(found)}")
 
 
-def _check_unlabelled(dataset: str, count: int | None, share: float, noise: float) -> None:
+def _check_unlabelled(dataset: str, train: ImageSet, count: int | None, share: float, noise: float) -> None:
+    if train.classes:
+        return
     options = {"labels_per_class": (count, None), "label_fraction": (share, 1.0), "label_noise": (noise, 0.0)}
     if found := " and ".join(f"{name} {value}" for name, (value, default) in options.items() if value != default):
         told = f"{dataset} has no labels to hide or to change: expected none of {', '.join(options)}, got {found}"
