@@ -39,6 +39,7 @@ def main() -> None:
     dist.all_reduce(total)
     if rank == 0:
         print(f"loss of the last batch over {count} processes: {total:.4f}")
+    dist.barrier()  # the first to leave may otherwise be aborted by torch's own threads as it ends
     dist.destroy_process_group()
 
 
