@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from compare import trained
+from compare import known, trained
 from relgraph.files import read_yaml, write_atomically
 from relgraph.own_code import permitting
 from relgraph.training.runs import environment
@@ -113,21 +113,6 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         }
         for name, runs in results.items()
     }
-
-
-def known(out: Path, told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the figures that a file has already.
-
-    Raises:
-        ClickException: if they are of other options.
-    """
-    if not out.exists():
-        return {}
-    report = json.loads(out.read_text(encoding="utf-8"))
-    if {name: report[name] for name in told} != json.loads(json.dumps(told)):
-        raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
-    found: dict[str, list[dict[str, Any]]] = report["runs"]
-    return found
 
 
 @click.command(help=__doc__)

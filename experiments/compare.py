@@ -89,6 +89,21 @@ def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
+def known(out: Path, told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures that a file has already.
+
+    Raises:
+        ClickException: if they are of other options.
+    """
+    if not out.exists():
+        return {}
+    report = json.loads(out.read_text(encoding="utf-8"))
+    if {name: report[name] for name in told} != json.loads(json.dumps(told)):
+        raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
+    found: dict[str, list[dict[str, Any]]] = report["runs"]
+    return found
+
+
 def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the result of one run, as `trained`, and its accuracy after each epoch as `curve`."""
     result, measured = trained(options, path), resolve(options).measured

@@ -2,9 +2,9 @@
 
     python experiments/graph_frames.py runs/report.html
 
-2,000 training images of CIFAR-100, two idle cores of an AMD EPYC, measured twice: 58 and 59 frames a second on the
-student's 11,532 edges, but 6.5 and 6.2 on the teacher's 11,787 and 5.9 on the 22,381 of either: these are long where
-the layout is the student's, and long lines cost what they cover (another data set, with short ones: 27 before).
+2,000 training images of a quarter of CIFAR-100 (`relgraph report RUN --split train --first 2000`), one run, one epoch,
+two idle cores of an AMD EPYC, measured twice: 58 and 59 frames a second on the student's 11,532 edges, but 6.5 and 6.2
+on the teacher's 11,787, and 5.9 both times on the 22,381 of either. Why these are so slow was not found out.
 
 Wants Chromium, its driver and selenium. The browser has no GPU here, and draws with the processor alone. Of the
 figures the smallest counts: it is of the view that is hardest to draw.

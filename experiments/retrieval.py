@@ -22,7 +22,7 @@ import click
 import torch
 
 import relgraph
-from compare import trained
+from compare import known, trained
 from relgraph.analysis.galleries import PAIRS, evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
@@ -68,21 +68,6 @@ def figures(path: Path, ceiling: bool) -> dict[str, Any]:
     }
     if ceiling:
         found |= {"own index, aligned": after["student_student"], "teacher itself": after["teacher_teacher"]}
-    return found
-
-
-def known(out: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the figures that a file has already.
-
-    Raises:
-        ClickException: if they are of other options.
-    """
-    if not out.exists():
-        return {}
-    report = json.loads(out.read_text(encoding="utf-8"))
-    if (report["options"], report["methods"]) != (options, json.loads(json.dumps(METHODS))):
-        raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
-    found: dict[str, list[dict[str, Any]]] = report["runs"]
     return found
 
 
@@ -147,7 +132,7 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def main(config: Path, methods: str, students: str, seeds: int, minutes: float, runs: Path, out: Path) -> None:
     end = time.monotonic() + 60 * minutes
     options = read_yaml(config)
-    results = known(out, options)
+    results = known(out, {"options": options, "methods": METHODS})
     tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
              for name in ("untrained", *methods.split(","))]  # fmt: skip
     for student, seed, name in tasks:
