@@ -2,14 +2,17 @@
 
     relgraph embed --dataset folder:data/cifar100 --split train -o data/teacher.npy  ... (see experiments/README.md)
     python experiments/retrieval.py --config experiments/cifar100_retrieval.yaml --minutes 60 --out retrieval.json
+    python experiments/retrieval.py --config experiments/cifar100_retrieval.yaml --split val --epochs 6 --seeds 1 \
+        --students resnet8 --methods 'csd tau=0.1 teacher_tau=0.1,csd tau=1 teacher_tau=0.01' --out temperatures.json
 
 Every method trains with the same images, optimiser (AdamW, which does not read the scale of a loss), schedule and
 seeds, once, with its default options. Queries and gallery are the images of the test classes; figures are recall@1, mAP
 and overlap@10 of the student's vectors against the teacher's index and against its own, before and after `relgraph
 align`: before it vectors are compared as they are (a teacher of a file has no transform of an index), after it about
 the mean of the index, so that the two differ by the centring as well. Beside them an untrained student after `align`,
-and a ridge regression from its features to the teacher's vectors, whose penalty is chosen on the validation classes. A
-run whose figures are in --out already, of the same options, is not made again; one that is in --runs is read.
+and a ridge regression from its features to the teacher's vectors, whose penalty is chosen on the validation classes.
+The second command judges options of a method on the classes of validation, which is where they may be chosen. A run
+whose figures are in --out already, of the same options, is not made again; one that is in --runs is read.
 """
 
 import json
@@ -49,7 +52,13 @@ FIGURES = ("recall@1", "mAP", "overlap@10")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a feature
 
 
-def figures(path: Path, ceiling: bool) -> dict[str, Any]:
+def options_of(name: str) -> dict[str, Any]:
+    """Return what a row of METHODS says, or the method and the options of a spelling such as `csd tau=0.1`."""
+    method, *values = name.split()
+    return METHODS.get(name) or {"method": method, "method_args": tuple(values)}
+
+
+def figures(path: Path, split: str, ceiling: bool) -> dict[str, Any]:
     """Return the figures of a run before and after its student is aligned, which is undone again.
 
     With `ceiling` also those of the teacher itself, which are the same for all runs.
@@ -57,9 +66,11 @@ def figures(path: Path, ceiling: bool) -> dict[str, Any]:
     run = relgraph.Run(path)
     if "align" in run.student().info:
         run.align(undo=True)
-    before = sides(evaluate_gallery(TrainedRun(path), "teacher", pairs=("student_teacher", "student_student")))
+    before = sides(evaluate_gallery(TrainedRun(path), "teacher", split, pairs=("student_teacher", "student_student")))
     run.align()
-    after = sides(evaluate_gallery(TrainedRun(path), "teacher", pairs=PAIRS if ceiling else ("student_teacher",)))
+    after = sides(
+        evaluate_gallery(TrainedRun(path), "teacher", split, pairs=PAIRS if ceiling else ("student_teacher",))
+    )
     run.align(undo=True)
     found = {
         "teacher's index": before["student_teacher"],
@@ -76,25 +87,25 @@ def sides(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 @torch.no_grad()
-def ridge(path: Path) -> dict[str, Any]:
+def ridge(path: Path, split: str) -> dict[str, Any]:
     """Return the figures of a ridge regression from the features of a run's student to its teacher's vectors."""
     run = TrainedRun(path)
     parts = {}
-    for split in ("train", "val", "test"):
-        images = run.images(split)
+    for part in ("train", "val", split):
+        images = run.images(part)
         feature = run.outputs(images)[0].feature
         _, teacher = run.vectors(images)
         assert feature is not None and teacher is not None
-        parts[split] = feature.double(), teacher.double(), images.true_labels
+        parts[part] = feature.double(), teacher.double(), images.true_labels
     features, vectors, _ = parts["train"]
     middle, centre = features.mean(0), vectors.mean(0)
     x, y = features - middle, vectors - centre
     transform = VectorTransform.fit(vectors.float())
     products, size = x.T @ x, float(x.square().sum() / x.shape[1])
 
-    def judged(split: str, penalty: float) -> dict[str, float]:
+    def judged(part: str, penalty: float) -> dict[str, float]:
         weight = torch.linalg.solve(products + penalty * size * torch.eye(len(products)).double(), x.T @ y)
-        asked, held, labels = parts[split]
+        asked, held, labels = parts[part]
         queries, gallery = transform(((asked - middle) @ weight + centre).float()), transform(held.float())
         own = torch.arange(len(queries))
         found = retrieval(queries, gallery, labels, labels, own)
@@ -102,7 +113,7 @@ def ridge(path: Path) -> dict[str, Any]:
         return {name: round({**found, "overlap@10": shared}[name], 2) for name in FIGURES}
 
     chosen = max(PENALTIES, key=lambda penalty: judged("val", penalty)["mAP"])
-    return {"penalty": chosen, "teacher's index": judged("test", chosen)}
+    return {"penalty": chosen, "teacher's index": judged(split, chosen)}
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -126,13 +137,19 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 @click.option("--methods", default=",".join(METHODS), show_default=True)
 @click.option("--students", default="resnet8,resnet20", show_default=True)
 @click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--split", default="test", show_default=True, type=click.Choice(("val", "test")))
+@click.option("--epochs", type=click.IntRange(min=1), help="In place of the configuration's.")
 @click.option("--minutes", default=600.0, show_default=True, help="No run is begun after that many.")
 @click.option("--runs", default="runs/retrieval", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(config: Path, methods: str, students: str, seeds: int, minutes: float, runs: Path, out: Path) -> None:
+def main(
+    config: Path, methods: str, students: str, seeds: int, split: str, epochs: int | None, minutes: float, runs: Path,
+    out: Path,
+) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
-    options = read_yaml(config)
-    results = known(out, {"options": options, "methods": METHODS})
+    options = {**read_yaml(config), **({"epochs": epochs} if epochs else {})}
+    told = {"options": options, "methods": METHODS, "split": split}
+    results = known(out, told)
     tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
              for name in ("untrained", *methods.split(","))]  # fmt: skip
     for student, seed, name in tasks:
@@ -142,16 +159,16 @@ def main(config: Path, methods: str, students: str, seeds: int, minutes: float, 
         key = f"{student}, {name}"
         if any(row["seed"] == seed for row in results.get(key, [])):
             continue
-        own = UNTRAINED if name == "untrained" else METHODS[name]
+        own = UNTRAINED if name == "untrained" else options_of(name)
         path = runs / f"{student}-{name.replace(' ', '-')}-seed{seed}"
         result = trained({**options, **own, "student": student, "seed": seed}, path)
-        measured = figures(path, name == "untrained")
+        measured = figures(path, split, name == "untrained")
         found = {"seed": seed, **measured, "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
         results.setdefault(key, []).append(found)
         if name == "untrained":
-            results.setdefault(f"{student}, ridge regression", []).append(ridge(path))
-        report = {"environment": environment(0), "options": options, "methods": METHODS, "untrained": UNTRAINED,
-                  "summary": summary(results), "runs": results}  # fmt: skip
+            results.setdefault(f"{student}, ridge regression", []).append(ridge(path, split))
+        report = {"environment": environment(0), **told, "untrained": UNTRAINED, "summary": summary(results),
+                  "runs": results}  # fmt: skip
         write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
         shown = {where: tuple(row.values()) for where, row in found.items() if isinstance(row, dict)}
         click.echo(f"{key}, seed {seed}: {shown}")
