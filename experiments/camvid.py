@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 # With 12, half of a batch are labelled images, and an epoch goes once through the others: 88 steps, not 45.
 LABELS: dict[str, dict[str, Any]] = {"all labels": {}, "12 labelled": {"labelled_images": 12, "epochs": 9}}
 TEACHER: dict[str, Any] = {
-    "method": "none", "student": f"{Path(__file__)}:mobilenet", "normalise": "student",
+    "method": "none", "student": f"{Path(__file__)}:mobilenet", "normalise": "student", "lr": 0.001,
     "student_stages": ("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
 }  # fmt: skip
 STUDENT: dict[str, Any] = {

@@ -18,6 +18,7 @@ from relgraph.graph.alignment import VectorTransform
 
 FILE = "index.safetensors"
 ENTRY = "index"  # in the manifest
+OF = "directions"  # vectors of length 1; earlier transforms, which lack the word, were fitted to vectors as they are
 
 
 def write_transform(path: Path, transform: VectorTransform, spelling: str) -> None:
@@ -32,7 +33,7 @@ def write_transform(path: Path, transform: VectorTransform, spelling: str) -> No
         RelgraphError: if the store's manifest cannot be read, or a file not written.
     """
     contents = Contents.read(path)
-    told = {"transform": spelling, "store": contents.sha256, **transform.plain()}
+    told = {"transform": spelling, "of": OF, "store": contents.sha256, **transform.plain()}
     tensors = {name: values.float().cpu().contiguous() for name, values in transform.state_dict().items()}
     data = save(tensors, {"relgraph": json.dumps(told)})
     write_atomically(path / FILE, data)
@@ -61,6 +62,8 @@ def read_transform(path: Path) -> tuple[VectorTransform, str] | None:
             told: dict[str, Any] = json.loads(opened.metadata()["relgraph"])
         if told["store"] != Contents.read(path).sha256:
             raise RelgraphError(f"{file} is damaged or of another store: {again}")
+        if told["of"] != OF:
+            raise ValueError(f"expected it to be of {OF}, found {told['of']}")
         return VectorTransform.like(load(data), told), str(told["transform"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RelgraphError(f"{file} cannot be read ({first_line(error)}): {again}") from error

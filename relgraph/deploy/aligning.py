@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from relgraph.analysis.retrieval import overlap, retrieval
@@ -92,8 +93,9 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
     """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
 
     `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
-    their means, with the best scale (`relgraph.graph.alignment.procrustes`). Images are read once, and only products of
-    vectors are held. From then on the student's vectors have the teacher's width. Neither network learns anything.
+    their means, the teacher's each of length 1, as an index compares them, with the best scale
+    (`relgraph.graph.alignment.procrustes`). Images are read once, and only products of vectors are held. From then on
+    the student's vectors have the teacher's width. Neither network learns anything.
 
     Args:
         run: The run, opened.
@@ -116,12 +118,12 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
     moments = None
     for pair in source.blocks(fitted, "align"):
         moments = moments or Moments(pair.student.shape[1], pair.teacher.shape[1])
-        moments.add(*pair)
+        moments.add(pair.student, normalize(pair.teacher, dim=-1))
     assert moments is not None
     found = rotation(moments, scaled=True)
-    transform, spelling = _transform(store, moments)
     pairs = list(source.blocks(judged, "judge"))
     pair = _Pair(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+    transform, spelling = _transform(store, moments)
     figures = _figures(pair, judged.true_labels.cpu(), found, transform, moments)
     teacher = run.inputs["teacher"]
     told = {
@@ -172,14 +174,14 @@ def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
 def _transform(store: EmbeddingStore | None, moments: Moments) -> tuple[VectorTransform, str]:
     """Return the transform of the index, of a store its own one, else about the mean of the teacher's vectors."""
     found = None if store is None else read_transform(store.path)
-    return found or (VectorTransform.of_moments(moments), "centre")
+    return found or (VectorTransform(moments.means[1].float()), "centre")
 
 
 def _figures(
     pair: _Pair, labels: Tensor, align: nn.Linear, transform: VectorTransform, moments: Moments
 ) -> dict[str, dict[str, float]]:
     gallery = transform(pair.teacher)
-    after = transform(align(pair.student))
+    after = transform.of_aligned(align(pair.student))
     asked = {"teacher's index, after": after, "own index, before": pair.student - moments.means[0].float()}
     if pair.student.shape == pair.teacher.shape:
         asked = {"teacher's index, before": transform(pair.student), **asked}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from relgraph.analysis.pictures import thumbnails
-from relgraph.data.datasets import DataSet
+from relgraph.data.datasets import DataSet, joined
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.file_sources import FileSource
@@ -118,15 +119,16 @@ class Index(ABC):
             raise RelgraphError(f"k must be between 1 and the number of images in {self.path}, {found}")
 
     def nearest(self, queries: Tensor, k: int, transform: VectorTransform) -> tuple[Tensor, Tensor]:
-        """Return the positions of the k nearest images and their cosines, `(Q, D) -> (Q, k), (Q, k)`, nearest first.
+        """Return the positions of the k nearest images and their cosines, `(Q, d) -> (Q, k), (Q, k)`, nearest first.
 
-        Exact: by faiss where it is installed and the index fits into memory, else in blocks. Where rounding makes two
-        images equally near, their order is faiss's own.
+        Queries are as the index compares them, its rows are still brought to the transform. Exact: by faiss where it is
+        installed and the index fits into memory, else in blocks. Where rounding makes two images equally near, their
+        order is faiss's own.
 
         Raises:
             RelgraphError: if there are fewer than k images.
         """
-        asked, gallery = transform(queries.float().cpu()), Transformed(self.rows, transform)
+        asked, gallery = queries.float().cpu(), Transformed(self.rows, transform)
         self.check_k(k)
         if has_faiss() and len(gallery) * gallery.shape[1] <= FAISS_NUMBERS:
             return _by_faiss(asked, gallery, k)
@@ -169,10 +171,12 @@ class StoredIndex(Index):
         """Its images, files where the data are files; `None` where the data cannot be found."""
         contents, recipe = self.store.contents, self.recipe
         told, (_, height, width) = "they are other ones there", contents.image_shape
+        sizes = dict.fromkeys([recipe.image_size, None, width if height == width else (height, width)])
+        held_out = dict.fromkeys([None, recipe.holdout_classes])  # a run leaves classes out, its teacher's store none
         try:
-            for size in dict.fromkeys([recipe.image_size, None, width if height == width else (height, width)]):
-                self._data = load_data(_undecoded(replace(recipe, image_size=size)))
-                found = self._data.train
+            for unseen, size in product(held_out, sizes):
+                self._data = load_data(_undecoded(replace(recipe, image_size=size, holdout_classes=unseen)))
+                found = joined(self._data) if self._data.unseen else self._data.train
                 if len(found) == contents.images and self._changed(found.select(torch.arange(1))) is None:
                     return found
         except RelgraphError as error:

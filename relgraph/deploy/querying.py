@@ -19,7 +19,7 @@ from relgraph.files import replacing
 from relgraph.graph.alignment import VectorTransform
 from relgraph.names import dataset
 from relgraph.networks.checkpoint_source import embedding_network
-from relgraph.networks.plain import PlainStudent, in_teacher_space
+from relgraph.networks.plain import PlainStudent, as_queries, in_teacher_space
 from relgraph.networks.teachers import fingerprint_of_network
 from relgraph.printing import tell
 from relgraph.training.recipe import Recipe
@@ -94,7 +94,9 @@ def query_index(student: PlainStudent, index: Index, asked: Asked, *, k: int, ru
             raise RelgraphError(f"{told}: relgraph align RUN turns a student's into its teacher's space")
         files += named
         vectors.append(found.float().cpu())
-    positions, scores = index.nearest(torch.cat(vectors), k, transform)
+    found = torch.cat(vectors)
+    asked_as = transform(found) if _is_of(student, index) else as_queries(student, found, transform)
+    positions, scores = index.nearest(asked_as, k, transform)
     places = sorted(set(positions.flatten().tolist()))
     names = dict(zip(places, index.names(places), strict=True))
     rows = [
@@ -109,6 +111,11 @@ def _transform(student: PlainStudent, index: Index) -> VectorTransform:
     own = student.index if student.index is not None and student.index.width == index.rows.shape[1] else None
     plain = VectorTransform(torch.zeros(index.rows.shape[1]))
     return (index.transform or own or plain).cpu()
+
+
+def _is_of(student: PlainStudent, index: Index) -> bool:
+    """Return whether the vectors of an index are known to be the student's own."""
+    return index.network is not None and index.network[1] == fingerprint_of_network(embedding_network(student))
 
 
 def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> None:
@@ -126,7 +133,7 @@ def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> 
             return  # a table of any network's vectors: its width is all that is known
     name, fingerprint = index.network
     aligned = student.info.get("align")
-    if fingerprint == fingerprint_of_network(embedding_network(student)):
+    if _is_of(student, index):
         return
     expected = aligned or run.get("teacher")
     if expected is None:

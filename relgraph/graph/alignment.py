@@ -138,11 +138,13 @@ def _type_of(vectors: Tensor) -> torch.dtype:
 class VectorTransform(nn.Module):
     """What an index does with a vector before it is compared, `(N, D) -> (N, d)`, for gallery and query alike.
 
-    `(x - mean) C'`, divided by its length where it is normalised; C are the d principal directions, or all as they are.
-    The inner product of two normalised results is their cosine. A vector that equals the mean stays 0.
+    `(x / |x| - mean) C'`, divided by its length where it is normalised; C are the d principal directions, or all as
+    they are. The inner product of two normalised results is their cosine. Of a vector its direction alone counts: a
+    loss on cosines leaves the length of a student's vector free, and a mean cannot be taken off a vector of another
+    scale.
 
     Attributes:
-        mean: `(D,)`; zeros where vectors are not centred.
+        mean: `(D,)`, of vectors of length 1; zeros where they are not centred.
         components: `(d, D)`, orthonormal rows; `None` for none.
         normalise: Whether results have length 1.
     """
@@ -174,6 +176,13 @@ class VectorTransform(nn.Module):
         """
         if vectors.shape[-1] != self.width:
             raise RelgraphError(f"the index holds vectors of width {self.width}, got {vectors.shape[-1]}")
+        return self.of_aligned(normalize(vectors, dim=-1))
+
+    def of_aligned(self, vectors: Tensor) -> Tensor:
+        """Return vectors that were fitted to rows of length 1 (`relgraph align`) as the index compares them.
+
+        Their own length tells how sure a student is, and stays until the mean is taken off.
+        """
         found = vectors - self.mean
         if self.components is not None:
             found = found @ self.components.T
@@ -201,7 +210,8 @@ class VectorTransform(nn.Module):
         cls, vectors: Rows | Iterable[Tensor], *, pca: int | None = None, centre: bool = True, normalise: bool = True
     ) -> Self:
         """Return the transform of training vectors, `(N, D)` or blocks of them, read once: see `of_moments`."""
-        blocks = vectors if not hasattr(vectors, "shape") else _blocks(vectors)
+        given = vectors if not hasattr(vectors, "shape") else _blocks(vectors)
+        blocks = (normalize(block, dim=-1) for block in given)
         if pca is None:
             return cls._about_mean(blocks, centre, normalise)
         moments, dtype = None, torch.float32
@@ -233,10 +243,10 @@ class VectorTransform(nn.Module):
         cls, moments: Moments, *, pca: int | None = None, centre: bool = True, normalise: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> Self:  # fmt: skip
-        """Return the transform for the moments of one set with itself, or of its means alone without `pca`.
+        """Return the transform for the moments of one set with itself.
 
         Args:
-            moments: Of the training vectors; means are the second set's.
+            moments: Of the training vectors, each of length 1.
             pca: Number of principal directions to keep, those of largest variance first, each with its largest entry
                 positive; all as they are if not given.
             centre: Whether the mean is subtracted; without it, directions are those of the second moments about 0.

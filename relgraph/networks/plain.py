@@ -217,6 +217,12 @@ def in_teacher_space(student: PlainStudent) -> bool:
     return is_aligned(student) or bool(student.info.get("in_teacher_space"))
 
 
+def as_queries(student: PlainStudent, vectors: Tensor, index: VectorTransform) -> Tensor:
+    """Return a student's vectors `(N, D)` as the index of its teacher's compares them."""
+    found: Tensor = index.of_aligned(vectors) if is_aligned(student) else index(vectors)
+    return found
+
+
 def write_aligned(path: Path, align: nn.Linear, index: VectorTransform, told: Mapping[str, Any]) -> None:
     """Write the rotation into the teacher's space, and what its index does with a vector, into a student's file.
 

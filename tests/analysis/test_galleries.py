@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from relgraph import api, load_student, load_teacher
 from relgraph.analysis.galleries import evaluate_gallery
@@ -108,14 +109,14 @@ def test_a_store_of_all_training_images(run: TrainedRun, store: Path) -> None:
 def test_an_index_transforms_gallery_and_queries_alike(run: TrainedRun, store: Path, tmp_path: Path) -> None:
     centred = shutil.copytree(store, tmp_path / "centred")
     assert fit_index(centred, "pca:20") == "pca:20"
-    mean = torch.from_numpy(PCA(20).fit(EmbeddingStore(centred).view(0)[:].double().numpy()).mean_)
-    axes = PCA(20).fit(EmbeddingStore(centred).view(0)[:].double().numpy()).components_.T
+    fitted = PCA(20).fit(normalize(EmbeddingStore(centred).view(0)[:].double()).numpy())
+    mean, axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_.T)
     parts = {name: vectors_of(run, name) for name in ("train", "val", "test")}
     order = torch.cat([run.data.train.index, run.data.val.index, run.data.test.index]).argsort()
     student, teacher, digits = (torch.cat(part)[order] for part in zip(*parts.values(), strict=True))
 
     def moved(vectors: Tensor) -> Tensor:
-        return (vectors.double() - mean) @ torch.from_numpy(axes)
+        return (normalize(vectors.double()) - mean) @ axes
 
     queries = moved(parts["test"][0]), moved(parts["test"][1]), parts["test"][2]
     expected = expected_of(queries, (moved(student), moved(teacher), digits), run.images("test").index)
@@ -133,7 +134,7 @@ def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Pa
     student, teacher = run.vectors(images)
     assert teacher is not None and student.shape == teacher.shape and run.plain.index is not None
     with torch.no_grad():
-        s, t = run.plain.index(student), run.plain.index(teacher)
+        s, t = run.plain.index.of_aligned(student), run.plain.index(teacher)
     labels, own = images.labels, torch.arange(len(images))
     report = evaluate_gallery(run, "teacher")
     assert report["transform"] == "centre" and evaluate_gallery(run, str(store))["transform"] == "none"

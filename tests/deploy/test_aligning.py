@@ -55,7 +55,7 @@ def test_the_rotation_is_scipys_and_undone_to_the_byte(run: relgraph.Run) -> Non
     assert not told.written and file.read_bytes() == before
     done = aligned(run)
     assert done == told._replace(written=True) and (done.images, done.widths) == (len(s), (s.shape[1], t.shape[1]))
-    s, t, queries = s.double(), t.double(), queries.double()
+    s, t, queries = s.double(), nn.functional.normalize(t.double()), queries.double()
     centred, target = s - s.mean(0), t - t.mean(0)
     wide = np.hstack([target.numpy(), np.zeros((len(s), s.shape[1] - t.shape[1]))])  # scipy's widths are equal
     turn, scale = scipy.linalg.orthogonal_procrustes(centred.numpy(), wide)
@@ -75,8 +75,8 @@ def test_the_rotation_is_scipys_and_undone_to_the_byte(run: relgraph.Run) -> Non
 def test_figures_are_of_images_that_it_was_not_fitted_to(run: relgraph.Run) -> None:
     found = aligned(run)
     q, t, images = vectors(run, "val")
-    mean = vectors(run, "train")[1].mean(0)
-    one, other = (nn.functional.normalize(x - mean) for x in (q, t))
+    mean = nn.functional.normalize(vectors(run, "train")[1]).mean(0)
+    one, other = (nn.functional.normalize(x - mean) for x in (q, nn.functional.normalize(t)))
     cosines, labels = (one @ other.T).fill_diagonal_(-2), images.true_labels
     best, right = cosines.topk(10).indices, (other @ other.T).fill_diagonal_(-2).topk(10).indices
     shared = np.mean([len({*a} & {*b}) for a, b in zip(best.tolist(), right.tolist(), strict=True)]) * 10

@@ -96,7 +96,7 @@ def test_the_teachers_index_answers_an_aligned_student(
     transform = VectorTransform.fit(store.view(0)[:], pca=5)
     queries = vectors(aligned, [row.file for row in found.rows])
     assert len(found.rows) == 6 and capsys.readouterr().err == ""
-    check(found, transform(queries), transform(store.view(0)[:]), names)
+    check(found, transform.of_aligned(queries), transform(store.view(0)[:]), names)
 
 
 def test_faiss_finds_the_same(
@@ -173,7 +173,7 @@ def test_images_that_are_gone_are_told_by_position(
 ) -> None:
     asked = files(photos)[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "load_data", lambda recipe: SimpleNamespace(train=range(3)))
+        patch.setattr(index_module, "load_data", lambda recipe: SimpleNamespace(train=range(3), unseen=False))
         found = run.query(asked, index=own, k=2, html=tmp_path / "page.html")
     assert found.rows[0].answers[0].name == "0" and "told by their positions in folder:" in capsys.readouterr().err
     assert (tmp_path / "page.html").read_text().count("no picture") == 2

@@ -99,33 +99,36 @@ def test_degenerate_vectors_are_defined_or_refused() -> None:
 
 
 def test_principal_directions_are_scikit_learns_up_to_sign() -> None:
-    x, _ = vectors(80, 7, 7)
-    found = VectorTransform.fit(torch.split(x, 9), pca=4, normalise=False)
+    given, _ = vectors(80, 7, 7)
+    found, x = VectorTransform.fit(torch.split(given, 9), pca=4, normalise=False), normalize(given)
     expected = PCA(4, svd_solver="full").fit(x.numpy())
     directions = torch.from_numpy(expected.components_)
     assert found.components is not None and found.width == 7 and found.dimensions == 4
     sign = (directions * found.components).sum(1).sign()
     torch.testing.assert_close(found.components, directions * sign[:, None])
     torch.testing.assert_close(found.mean, torch.from_numpy(expected.mean_))
-    torch.testing.assert_close(found(x), torch.from_numpy(expected.transform(x.numpy())) * sign)
+    for rows in (x, given * torch.logspace(-3, 3, 80, dtype=given.dtype)[:, None]):  # the direction alone counts
+        torch.testing.assert_close(found(rows), torch.from_numpy(expected.transform(x.numpy())) * sign)
 
 
 def test_a_transform_centres_then_normalises_and_travels_as_tensors() -> None:
-    x, _ = vectors(20, 5, 5)
-    torch.testing.assert_close(VectorTransform.fit(x)(x), normalize(x - x.mean(0)))
-    torch.testing.assert_close(VectorTransform.fit(x, centre=False)(x), normalize(x))
+    given, _ = vectors(20, 5, 5)
+    x = normalize(given)
+    torch.testing.assert_close(VectorTransform.fit(given)(given), normalize(x - x.mean(0)))
+    torch.testing.assert_close(VectorTransform.fit(given).of_aligned(3 * x), normalize(3 * x - x.mean(0)))
+    torch.testing.assert_close(VectorTransform.fit(given, centre=False)(given), x)
     torch.testing.assert_close(VectorTransform.fit(x, centre=False, normalise=False)(x), x)
     uncentred = VectorTransform.fit(x, pca=5, centre=False, normalise=False)  # all directions: a rotation about 0
     torch.testing.assert_close(uncentred(x) @ uncentred(x).T, x @ x.T)
     for made in (VectorTransform.fit(x, pca=2), VectorTransform.fit(x.float(), normalise=False)):
         again = VectorTransform.like(made.state_dict(), made.plain())
         assert torch.equal(again(x.to(made.mean)), made(x.to(made.mean))) and again.normalise == made.normalise
-    assert not VectorTransform.fit(x)(x.mean(0)).any()  # the mean has no direction: 0, not NaN
+    about = VectorTransform.fit(x)
+    assert not about.of_aligned(about.mean).any()  # the mean has no direction: 0, not NaN
 
 
 def test_a_transform_that_cannot_be_fitted_is_refused() -> None:
     x, _ = vectors(4, 6, 6)
-    x[:, 2] = 1.0
     assert bool(VectorTransform.fit(x, pca=3)(x).isfinite().all())
     assert_refused_like(
         (lambda: VectorTransform.fit(x, pca=4), "pca must keep 1 to 3 directions, in which the vectors vary, got 4$"),
