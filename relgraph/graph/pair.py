@@ -151,6 +151,8 @@ class PairBuilder:
     def form_of(self, student: Tensor, teacher: Tensor, processes: int = 1) -> Form:
         """Return the form for these nodes, never "auto"; they may be the rows of one of `processes` processes.
 
+        Of a batch of graphs, `(B, N, D)`, it is that of each of them: matrices of all would be held at once.
+
         >>> small, large = torch.zeros(64, 256), torch.zeros(1024, 256)
         >>> builder = PairBuilder(forms=("matrix", "factored", "blocked"))
         >>> builder.form_of(small, small), builder.form_of(large, large)
@@ -158,16 +160,20 @@ class PairBuilder:
         """
         if self.form != "auto":
             return self.form
-        known, count = self.known_forms, processes * len(student)
+        known, count = self.known_forms, processes * student.shape[-2]
         if "factored" in known and count > self.crossing * max(student.shape[-1], teacher.shape[-1]):
             return "factored"
-        return "blocked" if "blocked" in known and count**2 > LARGEST_MATRIX else "matrix"
+        numbers = student.shape[:-2].numel() * count**2
+        return "blocked" if "blocked" in known and numbers > LARGEST_MATRIX else "matrix"
 
-    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
-        """Return whether `torch.vmap` builds the pairs of a batch of graphs `(B, N, D)`: if not, they need a loop."""
-        if self.topology.dense:
-            return True
-        return self.topology.mapped and self.form_of(student[0], teacher[0]) == "matrix"
+    def of_graphs(self, student: Tensor, teacher: Tensor) -> "PairBuilder":
+        """Return the builder of each of a batch of graphs, `(B, N, D)`, in the form that suits all of them."""
+        return replace(self, form=self.form_of(student, teacher))
+
+    @property
+    def mapped(self) -> bool:
+        """Whether `torch.vmap` builds the pairs of a batch of graphs, in this form: if not, they need a loop."""
+        return self.topology.dense or (self.topology.mapped and self.form == "matrix")
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""

@@ -4,7 +4,7 @@ Matching measures the distance of the cross graph from the identity, which joins
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -139,7 +139,8 @@ class Relation:
         if student.ndim > 2:
             check_nodes(student, teacher, self.against == "teacher", AGAINST)
             student, teacher = student.flatten(0, -3), teacher.flatten(0, -3)
-            return mean_of_graphs(self, student, teacher, mapped=self.builder.mapped(student, teacher))
+            each = replace(self, form=self.builder.form_of(student, teacher))
+            return mean_of_graphs(each, student, teacher, mapped=each.builder.mapped)
         return self.of_pair(self.builder(student, teacher))
 
     def of_pair(self, pair: Pair) -> Tensor:

@@ -190,7 +190,8 @@ class Relational(Method):
         """Return the terms of a batch: its outputs become a graph pair, or one an image, which is compared."""
         if self.nodes == "positions":
             s, t = self.positions(student, teacher)
-            return mean_of_graphs(self._of_image, s, t, mapped=self.mapped(s, t))
+            builder = self.builder.of_graphs(s, t)
+            return mean_of_graphs(partial(self._of_image, builder), s, t, mapped=self.mapped(builder))
         return self.compare_pair(self.pair(student, teacher, batch), student, teacher, batch)
 
     def positions(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
@@ -208,13 +209,13 @@ class Relational(Method):
             raise RelgraphError(f"{name} compares at most {most} positions of an image, got {count}: expected a pool")
         return positions_of(s), positions_of(on_grid(t, s.shape[-2:], self.resize))
 
-    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
-        """Return whether `torch.vmap` maps the comparison over the graphs of images `(B, P, C)`."""
-        return self.builder.mapped(student, teacher)
+    def mapped(self, builder: PairBuilder) -> bool:
+        """Return whether `torch.vmap` maps the comparison over the graphs of images, which this builder builds."""
+        return builder.mapped
 
-    def _of_image(self, student: Tensor, teacher: Tensor) -> Terms:
+    def _of_image(self, builder: PairBuilder, student: Tensor, teacher: Tensor) -> Terms:
         """Return the terms of the positions of one image, `(P, C_s)` and `(P, C_t)`."""
-        return self.compare_pair(self.builder(student, teacher), bare(student), bare(teacher), None)
+        return self.compare_pair(builder(student, teacher), bare(student), bare(teacher), None)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the term of the relation is named after the method."""

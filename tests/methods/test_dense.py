@@ -1,6 +1,5 @@
 """Methods over the positions of images: the authors' numbers, loops over images, and what they refuse."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -37,6 +36,7 @@ from relgraph.methods import (
 )  # fmt: skip
 from relgraph.methods.own import Related
 from tests.checks import assert_refused, case
+from tests.limits import run
 from tests.methods.golden import check, embeddings, maps, of_logits, queue_keys
 from tests.methods.test_rrd import filled
 
@@ -182,8 +182,16 @@ GRAPHS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-def test_each_image_has_a_graph_of_its_own() -> None:
-    """By `torch.vmap` and in loops: the mean over images of what the method says of the positions of one."""
+@pytest.mark.parametrize("largest", [2**23, 200])
+def test_each_image_has_a_graph_of_its_own(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `torch.vmap` and in loops: the mean over images of what the method says of the positions of one.
+
+    Also where the matrices of 3 images are too large to be held at once and that of one would not be: in blocks.
+    """
+    monkeypatch.setattr("relgraph.graph.pair.LARGEST_MATRIX", largest)
+    if largest == 200:
+        for name, numbers in (("SMALLEST", 36), ("LARGEST", 60)):
+            monkeypatch.setattr(f"relgraph.graph.blocks.{name}", numbers)
     student, teacher = torch.randn(3, 6, 4, 3).double().requires_grad_(), torch.randn(3, 6, 4, 3).double()
     for cls, options in METHODS:
         for graph in GRAPHS:
@@ -233,12 +241,40 @@ def test_degenerate_maps_are_finite() -> None:
                 assert value.isfinite() and gradient.isfinite().all()
 
 
+def test_matrices_of_a_batch_are_too_large_together() -> None:
+    """The form is that of all images: of 50 x 50 positions one matrix is 24 MiB, those of 8 images would be 191."""
+    batch = torch.randn(8, 2500, 1024), torch.randn(8, 2500, 4)
+    for method, form in ((SP, "blocked"), (PKT, "blocked"), (partial(PKT, graph="knn"), "blocked")):
+        builder = method(nodes="positions").builder
+        assert builder.form_of(*(x[0] for x in batch)) == "matrix"
+        assert builder.of_graphs(*batch).form == form
+    assert Pairwise(pool=None).builder.of_graphs(batch[1], batch[1]).form == "factored"
+
+
+UNPOOLED = """
+import sys, torch
+from relgraph.methods import Output, Pairwise
+from tests.limits import limit_data
+
+def terms(student, teacher, **options):
+    outputs = [Output(x.new_zeros(len(x), 2), maps=(x,)) for x in (student, teacher)]
+    return Pairwise(pool=None, **options)(*outputs)
+
+torch.manual_seed(0)
+student, teacher = torch.randn(8, 128, 65, 65, requires_grad=True), torch.randn(8, 320, 65, 65)
+terms(torch.randn(2, 4, 3, 3, requires_grad=True), torch.randn(2, 4, 3, 3)).backward()  # imports
+limit_data(300 * 2**20)
+terms(student, teacher, form=sys.argv[1]).backward()
+print(float(student.grad.norm()))
+"""
+
+
+@pytest.mark.slow
 def test_unpooled_maps_hold_no_matrix() -> None:
-    """Of 65 x 65 maps of 8 images one matrix is 545 MiB: the factored form and blocks hold none."""
-    x, y = torch.randn(1, 8, 65, 65), torch.randn(1, 8, 65, 65)
-    method = Pairwise(pool=None)
-    assert method.builder.form_of(x.flatten(2)[0].T, y.flatten(2)[0].T) == "factored"
-    assert math.isfinite(method(of_map(x), of_map(y)).item())
+    """Of 65 x 65 maps of 8 images one matrix is 545 MiB: beside the maps, forward and backward take less than 300."""
+    found = run(UNPOOLED, "auto")
+    assert found.returncode == 0 and float(found.stdout) > 0, found.stderr
+    assert "DefaultCPUAllocator: can't allocate memory" in run(UNPOOLED, "matrix").stderr
 
 
 def test_what_they_refuse() -> None:
