@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.blocks import sum_of_blocks
+from relgraph.graph.blocks import learns, sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.kernels import Kernel, own_places, pearson
@@ -112,6 +112,7 @@ class Relation:
         factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
         blocked = self.scale.divisor is None or self.scale.divisor_in_blocks is not None  # scaled without other rows
+        blocked = blocked and not learns(self.kernel.product, self.kernel.finish, self.scale, self.criterion)
         return (*found, "blocked") if blocked else found
 
     @property

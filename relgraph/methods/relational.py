@@ -1,7 +1,7 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.blocks import layers_of
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, pearson, precision_of
-from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair, messages_of
+from relgraph.graph.pair import Form, Pair, PairBuilder, batch_of, check_form, graph_pair, messages_of
 from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, positions_of
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
@@ -181,8 +182,11 @@ class Relational(Method):
     def pair(self, student: Output, teacher: Output, batch: Batch | None = None) -> Pair | None:
         """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`.
 
-        A batch's own edges take the place of those that the method would find.
+        A batch's own edges take the place of those that the method would find. Of positions it is a PyG `Batch` of the
+        pairs of all images, as the loss compares them one by one.
         """
+        if self.nodes == "positions":
+            return batch_of(self.builder.pairs(*self.positions(student, teacher)))
         edges = None if batch is None else batch.edges
         return self.builder(*self.vectors(student, teacher, edges), edges=edges) if self.paired else None
 
@@ -261,19 +265,6 @@ def overflowed(value: Tensor, *inputs: Tensor) -> Tensor:
     """Return a scalar of finite numbers, infinite in place of no number; that of inputs with NaN stays what it is."""
     finite = torch.stack([x.isfinite().all() for x in inputs]).all()
     return torch.where(value.isnan() & finite, torch.inf, value)
-
-
-def layers_of(part: object) -> Iterator[nn.Module]:
-    """Yield the modules that a relation, or a part of one, is made of: learned ones are trained with the method."""
-    if isinstance(part, nn.Module):
-        yield part
-    elif isinstance(part, partial):
-        yield from layers_of((part.func, *part.args, *part.keywords.values()))
-    elif isinstance(part, tuple):
-        for one in part:
-            yield from layers_of(one)
-    elif is_dataclass(part) and not isinstance(part, type):
-        yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
 
 
 def check_positions(method: Relational) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import cosine, linear
+from relgraph.graph.pair import STUDENT, graph_pair
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Above, OwnRule
+from relgraph.graph.topology import ALL_PAIRS, Above, Nearest, OwnRule
 from relgraph.methods import (
     CC,
     CIRKD,
@@ -210,6 +212,30 @@ def test_each_image_has_a_graph_of_its_own(largest: int, monkeypatch: pytest.Mon
                 torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
+def test_the_graphs_of_images_are_a_batch_of_pairs() -> None:
+    """Student first, joined by PyG: each is the pair of one image's positions, and relations read it."""
+    student, teacher = torch.randn(3, 4, 2, 3).double().requires_grad_(), torch.randn(3, 4, 2, 3).double()
+    nodes = [x.flatten(2).mT for x in (student, teacher)]
+    for graph in (ALL_PAIRS, Nearest(2), Nearest(2, "mutual")):
+        method = Related(Relation(linear), nodes="positions", graph=graph)
+        found = method.pair(of_map(student), of_map(teacher))
+        public = graph_pair(*nodes, topology=graph, kernel=linear, y=torch.arange(18).view(3, 6))
+        assert found.num_graphs == public.num_graphs == 3 and found.node_types == ["student", "teacher"]
+        for number, image in enumerate(zip(*nodes, strict=True)):
+            for batch, rule in ((found, method.rule.with_own()), (public, graph)):
+                pair, expected = batch[number], graph_pair(*image, topology=rule, kernel=linear, match=batch is public)
+                assert pair.edge_types == expected.edge_types and pair.graph == expected.graph
+                for kind in pair.edge_types:
+                    assert torch.equal(pair[kind].edge_index, expected[kind].edge_index)
+                    torch.testing.assert_close(pair[kind].edge_weight, expected[kind].edge_weight)
+                relation = Relation(linear, rule, criterion=mean_square)
+                torch.testing.assert_close(relation.of_pair(pair), relation(*image))
+            assert torch.equal(public[number]["teacher"].y, torch.arange(6) + 6 * number)
+        (gradient,) = torch.autograd.grad(found[STUDENT].edge_weight.sum(), student)
+        assert gradient.any()
+    assert_refused((lambda: graph_pair(nodes[0], nodes[1][:2]), "embeddings must be (N, D)…"))
+
+
 def test_a_relation_of_ones_own_over_positions() -> None:
     relation = Relation(cosine, scale=lambda w: w.abs(), criterion=lambda s, t: (s - t).abs().amax(-1))
     student, teacher = torch.randn(2, 3, 3, 3), torch.randn(2, 4, 3, 3)
@@ -246,7 +272,7 @@ def test_matrices_of_a_batch_are_too_large_together() -> None:
     batch = torch.randn(8, 2500, 1024), torch.randn(8, 2500, 4)
     for method, form in ((SP, "blocked"), (PKT, "blocked"), (partial(PKT, graph="knn"), "blocked")):
         builder = method(nodes="positions").builder
-        assert builder.form_of(*(x[0] for x in batch)) == "matrix"
+        assert builder.form_of(batch[0][0], batch[1][0]) == "matrix"
         assert builder.of_graphs(*batch).form == form
     assert Pairwise(pool=None).builder.of_graphs(batch[1], batch[1]).form == "factored"
 
