@@ -281,6 +281,7 @@ class Method(nn.Module):
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
 
+        Of stage maps a training passes the last one, to a method that reads "map".
         In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
 

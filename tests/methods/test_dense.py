@@ -220,7 +220,11 @@ def test_the_graphs_of_images_are_a_batch_of_pairs() -> None:
         method = Related(Relation(linear), nodes="positions", graph=graph)
         found = method.pair(of_map(student), of_map(teacher))
         public = graph_pair(*nodes, topology=graph, kernel=linear, y=torch.arange(18).view(3, 6))
-        assert found is not None and found.num_graphs == public.num_graphs == 3 and found.node_types == ["student", "teacher"]
+        assert (
+            found is not None
+            and found.num_graphs == public.num_graphs == 3
+            and found.node_types == ["student", "teacher"]
+        )
         for number, image in enumerate(zip(*nodes, strict=True)):
             for batch, rule in ((found, method.rule.with_own()), (public, graph)):
                 pair, expected = batch[number], graph_pair(*image, topology=rule, kernel=linear, match=batch is public)
