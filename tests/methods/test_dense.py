@@ -281,6 +281,26 @@ def test_matrices_of_a_batch_are_too_large_together() -> None:
     assert Pairwise(pool=None).builder.of_graphs(batch[1], batch[1]).form == "factored"
 
 
+def test_unpooled_maps_in_float32_lose_no_more_digits_than_a_matrix() -> None:
+    """Of features after a ReLU, and of graphs that nearly agree: the teacher's vectors are the student's, turned."""
+    student = torch.randn(2, 8, 16, 16).double()
+    turned = torch.einsum("dc,bchw->bdhw", torch.linalg.qr(torch.randn(20, 8).double())[0], student)
+    cases = (student.relu(), torch.randn(2, 20, 16, 16).double().relu()), (student, turned + 1e-2 * turned.roll(1))
+    for given in cases:
+        found = {}
+        for form, dtype in (("matrix", torch.float64), ("matrix", torch.float32), ("factored", torch.float32)):
+            s, t = (x.to(dtype).requires_grad_() for x in given)
+            value = Pairwise(pool=None, form=form)(of_map(s), of_map(t))  # type: ignore[arg-type]
+            found[form, dtype] = value.detach().double(), torch.autograd.grad(value, s)[0].double()
+        exact = found["matrix", torch.float64]
+        for number, expected in enumerate(exact):
+            lost, of_matrix = (
+                float((found[form, torch.float32][number] - expected).norm() / expected.norm())
+                for form in ("factored", "matrix")
+            )
+            assert lost < 2 * of_matrix + 2e-7
+
+
 UNPOOLED = """
 import sys, torch
 from relgraph.methods import Output, Pairwise
