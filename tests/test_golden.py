@@ -113,7 +113,7 @@ FAMILY = (
     "kd_", "hint_mse", "pkt", "nce_", "ccl", "rkd_", "sp", "cc_", "irg_", "at_", "vid_", "nst_", "fsp_", "ab_", "ft_",
     "seed_", "moco_", "infonce_", "ntxent_", "sskd_", "csd_", "rop_", "d3still_", "raml_", "dist_", "mlld_", "lskd_",
     "dkd_", "cka_", "centred_gram", "rcka_", "pcka_", "paka_", "simreg", "feature_regression", "rrd_ts", "lightly_v1",
-    "lightly_v2", "lightly_v3", "pairwise_", "pixelwise_", "dinov3_gram", "cirkd_minibatch", "cwd_",
+    "lightly_v2", "lightly_v3", "pairwise_", "pixelwise_", "dinov3_gram", "cirkd_", "cwd_",
 )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Blocks: a sum over many rows in the memory of a few of them, and functions of one batch that `torch.func` maps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Term = Callable[..., Tensor]
@@ -58,6 +60,28 @@ def rows_in_blocks(row: Term, inputs: Sequence[Tensor], numbers: int) -> Tensor:
     needed = tuple(map(_needed, inputs))
     found: Tensor = _RowsInBlocks.apply(row, block, needed, *inputs)[0]
     return found
+
+
+def learns(*parts: object) -> bool:
+    """Return whether parts have parameters, which would get no gradient in a term of blocks: its inputs alone do.
+
+    >>> learns(torch.relu, nn.ReLU()), learns(partial(torch.mul, nn.Linear(1, 1)))
+    (False, True)
+    """
+    return any(True for layer in layers_of(parts) for _ in layer.parameters())
+
+
+def layers_of(part: object) -> Iterator[nn.Module]:
+    """Yield the modules that a relation, or a part of one, is made of: learned ones are trained with the method."""
+    if isinstance(part, nn.Module):
+        yield part
+    elif isinstance(part, partial):
+        yield from layers_of((part.func, *part.args, *part.keywords.values()))
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from layers_of(one)
+    elif is_dataclass(part) and not isinstance(part, type):
+        yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
 
 
 def _needed(x: Tensor) -> bool:

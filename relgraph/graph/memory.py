@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,33 @@ class Queue(nn.Module):
         return slots, last.to(self.keys)
 
 
+class ClassQueues(nn.Module):
+    """A `Queue` of `size` keys for each class.
+
+    >>> queues = ClassQueues(classes=2, size=3, dim=4)
+    >>> queues.remember(1, torch.ones(1, 4))
+    >>> queues.keys(torch.tensor([0, 2])).shape, queues.keys(torch.tensor([0]))[1]
+    (torch.Size([4, 4]), tensor([1., 1., 1., 1.]))
+    """
+
+    def __init__(self, classes: int, size: int, dim: int) -> None:
+        super().__init__()
+        self.size = size
+        self.queues = nn.ModuleList(Queue(size, dim) for _ in range(classes))
+
+    def of_class(self, label: int) -> Queue:
+        """Return the queue of a class."""
+        return cast(Queue, self.queues[label])
+
+    def remember(self, label: int, keys: Tensor) -> None:
+        """Put keys `(N, D)` in place of the N oldest of a class."""
+        self.of_class(label).remember(keys)
+
+    def keys(self, slots: Tensor) -> Tensor:
+        """Return the keys in some slots of every class, `(M,) -> (classes * M, D)`, class by class."""
+        return torch.cat([self.of_class(label).keys[slots] for label in range(len(self.queues))])
+
+
 class Bank(nn.Module):
     """A slot for each image of the training set, `(images, D)`, that holds a running mean of its keys.
 
@@ -125,7 +153,41 @@ class Bank(nn.Module):
         self.keys.index_copy_(0, indices, moved)
 
 
-class ClassSampler(nn.Module):
+class Draws(nn.Module):
+    """A random stream that a loss reads and does not move: two draws without an `advance` in between are equal.
+
+    A draw depends on a seed, taken from torch's global generator at construction, and on the number of `advance` calls,
+    which are saved in checkpoints. The generators of CPU and CUDA draw different numbers.
+
+    >>> draws = Draws()
+    >>> one, other = (torch.rand(3, generator=draws.generator("cpu")) for _ in range(2))
+    >>> draws.advance()
+    >>> torch.equal(one, other), torch.equal(one, torch.rand(3, generator=draws.generator("cpu")))
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed, self.steps = int(torch.randint(2**31, ())), 0
+
+    def advance(self) -> None:
+        """Advance the random stream, so that the next draw differs."""
+        self.steps += 1
+
+    def get_extra_state(self) -> Tensor:
+        """Return seed and number of steps, (2,), which are part of `state_dict`."""
+        return torch.tensor([self.seed, self.steps])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the state: seed and number of steps."""
+        self.seed, self.steps = state.tolist()
+
+    def generator(self, device: torch.device | str, stream: int = 0) -> torch.Generator:
+        """Return a generator for a draw; the streams 0 and 1 of a step are independent of each other."""
+        return torch.Generator(device).manual_seed(self.seed * STRIDE + 2 * self.steps + stream)
+
+
+class ClassSampler(Draws):
     """Draws images of other classes, or of the same class, uniformly and with replacement.
 
     The training set is sorted by class once, so that the images of other classes than c are two runs of the sorted
@@ -133,10 +195,6 @@ class ClassSampler(nn.Module):
     at `u + count_c` is uniform among them, without rejection (u is a random number of 63 bits modulo the bound, whose
     bias is below 1e-12 up to eight million images). An image without label (-1) is a class of its own, so it may be
     drawn as a negative of an image whose true class it shares.
-
-    A draw depends on a seed, taken from torch's global generator at construction, and on the number of `advance` calls,
-    which are saved in checkpoints: two draws without an `advance` in between are equal. The generators of CPU and CUDA
-    draw different numbers.
 
     Args:
         images: Size of the training set.
@@ -172,8 +230,6 @@ class ClassSampler(nn.Module):
         self.register_buffer("count", count[classes], persistent=False)
         self.images = images
         self.most_others = images - int(count.min())
-        self.seed = int(torch.randint(2**31, ()))
-        self.steps = 0
 
     def others(self, indices: Tensor, k: int) -> Tensor:
         """Return k images of other classes for each of the images `indices`, `(N,) -> (N, k)`."""
@@ -186,21 +242,9 @@ class ClassSampler(nn.Module):
         place = self._random(len(indices), 1, 1).squeeze(-1).remainder_(self.count[indices])
         return self.order[self.start[indices] + place]
 
-    def advance(self) -> None:
-        """Advance the random stream, so that the next draw differs."""
-        self.steps += 1
-
-    def get_extra_state(self) -> Tensor:
-        """Return seed and number of steps, (2,), which are part of `state_dict`."""
-        return torch.tensor([self.seed, self.steps])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restore the state: seed and number of steps."""
-        self.seed, self.steps = state.tolist()
-
     def _random(self, rows: int, columns: int, stream: int) -> Tensor:
-        """Return integers uniform in 0..2^63 - 1; the streams 0 and 1 of a step are independent of each other."""
-        generator = torch.Generator(self.order.device).manual_seed(self.seed * STRIDE + 2 * self.steps + stream)
+        """Return integers uniform in 0..2^63 - 1."""
+        generator = self.generator(self.order.device, stream)
         return torch.empty(rows, columns, dtype=torch.long, device=self.order.device).random_(generator=generator)
 
 

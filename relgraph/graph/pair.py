@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.blocks import learns
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
@@ -146,10 +147,13 @@ class PairBuilder:
             return ("matrix",)
         if self.topology.dense:
             return self.forms
-        return ("matrix", "blocked") if self.topology.blocked else ("matrix",)
+        blocked = self.topology.blocked and not learns(self.kernel.product, self.kernel.finish)
+        return ("matrix", "blocked") if blocked else ("matrix",)
 
     def form_of(self, student: Tensor, teacher: Tensor, processes: int = 1) -> Form:
         """Return the form for these nodes, never "auto"; they may be the rows of one of `processes` processes.
+
+        Of a batch of graphs, `(B, N, D)`, it is that of each of them: matrices of all would be held at once.
 
         >>> small, large = torch.zeros(64, 256), torch.zeros(1024, 256)
         >>> builder = PairBuilder(forms=("matrix", "factored", "blocked"))
@@ -158,16 +162,30 @@ class PairBuilder:
         """
         if self.form != "auto":
             return self.form
-        known, count = self.known_forms, processes * len(student)
+        known, count = self.known_forms, processes * student.shape[-2]
         if "factored" in known and count > self.crossing * max(student.shape[-1], teacher.shape[-1]):
             return "factored"
-        return "blocked" if "blocked" in known and count**2 > LARGEST_MATRIX else "matrix"
+        numbers = student.shape[:-2].numel() * count**2
+        return "blocked" if "blocked" in known and numbers > LARGEST_MATRIX else "matrix"
 
-    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
-        """Return whether `torch.vmap` builds the pairs of a batch of graphs `(B, N, D)`: if not, they need a loop."""
-        if self.topology.dense:
-            return True
-        return self.topology.mapped and self.form_of(student[0], teacher[0]) == "matrix"
+    def of_graphs(self, student: Tensor, teacher: Tensor) -> "PairBuilder":
+        """Return the builder of each of a batch of graphs, `(B, N, D)`, in the form that suits all of them."""
+        return replace(self, form=self.form_of(student, teacher))
+
+    @property
+    def mapped(self) -> bool:
+        """Whether `torch.vmap` builds the pairs of a batch of graphs, in this form: if not, they need a loop."""
+        return self.topology.dense or (self.topology.mapped and self.form == "matrix")
+
+    def pairs(self, student: Tensor, teacher: Tensor) -> list[Pair]:
+        """Return the pair of each of a batch of graphs, `(B, N, D)`: all in one form.
+
+        Raises:
+            RelgraphError: as `graph_pair`.
+        """
+        check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
+        builder = self.of_graphs(student, teacher)
+        return [builder(*graph) for graph in zip(student, teacher, strict=True)]
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
@@ -270,25 +288,40 @@ def graph_pair(
     the pair then holds only the nodes, with `prepared` (N, D), the nodes as prepared by the kernel, and no edges
     (`has_weights`).
 
+    Of a batch of graphs, `(B, N, D)`, such as those of the positions of B images, it is a `torch_geometric.data.Batch`
+    of their pairs, joined in new tensors; `y` and `image_id` are then `(B, N)`.
+
     Raises:
-        RelgraphError: if the two are not (N, D) of the same N and D (to match nodes across the networks, both need a
-            projection to one width), if the topology does not fit N, or for a form that the topology or a refinement
-            does not support.
+        RelgraphError: if the two are not (N, D), or (B, N, D), of the same N and D (to match nodes across the networks,
+            both need a projection to one width), if the topology does not fit N, or for a form that the topology or a
+            refinement does not support.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair.num_edges, pair["teacher", "matches", "student"].edge_weight.shape
     (48, torch.Size([16]))
+    >>> images = graph_pair(torch.randn(2, 9, 8), torch.randn(2, 9, 8))  # nine positions of each of two
+    >>> images.num_graphs, images["student"].batch.bincount(), images[1]["student"].x.shape
+    (2, tensor([9, 9]), torch.Size([9, 8]))
     """
     rule = make_rule(topology)
     form_of_pair: Form = "matrix" if form == "auto" and rule.dense else form
     builder = PairBuilder(rule, kernel, refinement, match, form_of_pair, ("matrix", "factored", "blocked"))
     kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
     check_form(form, builder.known_forms, kind if refinement is None else "a graph pair with a refinement")
-    pair = builder(student, teacher)
+    batched = student.ndim == 3
+    pairs = builder.pairs(student, teacher) if batched else [builder(student, teacher)]
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
-            pair["student"][name] = pair["teacher"][name] = values
-    return pair
+            for pair, own in zip(pairs, values if batched else (values,), strict=True):
+                pair["student"][name] = pair["teacher"][name] = own
+    return batch_of(pairs) if batched else pairs[0]
+
+
+def batch_of(pairs: list[Pair]) -> Pair:
+    """Return pairs as one `torch_geometric.data.Batch`, whose item i, or `get_example(i)`, is pair i."""
+    from relgraph.graph.pyg import GraphBatch
+
+    return GraphBatch.from_data_list(pairs)
 
 
 @lru_cache(maxsize=8)
@@ -386,7 +419,9 @@ def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
     if pair.graph == "dense":
         return ALL_PAIRS
     store = pair[kind]
-    return Edges(store.edge_index, store.get("anchors", len(pair[kind[2]].x)), store.get("degree"))
+    degree = store.get("degree")  # PyG makes a tensor of a number in a batch of pairs
+    degree = None if degree is None else int(degree)
+    return Edges(store.edge_index, store.get("anchors", len(pair[kind[2]].x)), degree)
 
 
 def anchors_of(pair: Pair) -> int:

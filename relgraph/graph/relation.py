@@ -4,14 +4,14 @@ Matching measures the distance of the cross graph from the identity, which joins
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.blocks import sum_of_blocks
+from relgraph.graph.blocks import learns, sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.kernels import Kernel, own_places, pearson
@@ -112,6 +112,7 @@ class Relation:
         factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
         blocked = self.scale.divisor is None or self.scale.divisor_in_blocks is not None  # scaled without other rows
+        blocked = blocked and not learns(self.kernel.product, self.kernel.finish, self.scale, self.criterion)
         return (*found, "blocked") if blocked else found
 
     @property
@@ -139,7 +140,8 @@ class Relation:
         if student.ndim > 2:
             check_nodes(student, teacher, self.against == "teacher", AGAINST)
             student, teacher = student.flatten(0, -3), teacher.flatten(0, -3)
-            return mean_of_graphs(self, student, teacher, mapped=self.builder.mapped(student, teacher))
+            each = replace(self, form=self.builder.form_of(student, teacher))
+            return mean_of_graphs(each, student, teacher, mapped=each.builder.mapped)
         return self.of_pair(self.builder(student, teacher))
 
     def of_pair(self, pair: Pair) -> Tensor:

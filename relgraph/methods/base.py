@@ -281,6 +281,7 @@ class Method(nn.Module):
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
 
+        Of stage maps a training passes the last one, to a method that reads "map".
         In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
 
@@ -420,7 +421,7 @@ def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:
     if batch is None or not isinstance(batch.labels, Tensor):
         raise RelgraphError(f"{method} reads labels: expected a Batch(indices, labels) as the third argument, got none")
     if batch.labels.shape != (count,):
-        raise RelgraphError(f"labels must be one for each of the {count} images, got {tuple(batch.labels.shape)}")
+        raise RelgraphError(f"{method} reads one label for each of the {count} images, got {tuple(batch.labels.shape)}")
     return batch.labels
 
 

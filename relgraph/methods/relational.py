@@ -1,7 +1,7 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.blocks import layers_of
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, pearson, precision_of
-from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair, messages_of
+from relgraph.graph.pair import Form, Pair, PairBuilder, batch_of, check_form, graph_pair, messages_of
 from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, positions_of
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
@@ -181,8 +182,11 @@ class Relational(Method):
     def pair(self, student: Output, teacher: Output, batch: Batch | None = None) -> Pair | None:
         """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`.
 
-        A batch's own edges take the place of those that the method would find.
+        A batch's own edges take the place of those that the method would find. Of positions it is a PyG `Batch` of the
+        pairs of all images, as the loss compares them one by one.
         """
+        if self.nodes == "positions":
+            return batch_of(self.builder.pairs(*self.positions(student, teacher)))
         edges = None if batch is None else batch.edges
         return self.builder(*self.vectors(student, teacher, edges), edges=edges) if self.paired else None
 
@@ -190,7 +194,8 @@ class Relational(Method):
         """Return the terms of a batch: its outputs become a graph pair, or one an image, which is compared."""
         if self.nodes == "positions":
             s, t = self.positions(student, teacher)
-            return mean_of_graphs(self._of_image, s, t, mapped=self.mapped(s, t))
+            builder = self.builder.of_graphs(s, t)
+            return mean_of_graphs(partial(self._of_image, builder), s, t, mapped=self.mapped(builder))
         return self.compare_pair(self.pair(student, teacher, batch), student, teacher, batch)
 
     def positions(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
@@ -208,13 +213,13 @@ class Relational(Method):
             raise RelgraphError(f"{name} compares at most {most} positions of an image, got {count}: expected a pool")
         return positions_of(s), positions_of(on_grid(t, s.shape[-2:], self.resize))
 
-    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
-        """Return whether `torch.vmap` maps the comparison over the graphs of images `(B, P, C)`."""
-        return self.builder.mapped(student, teacher)
+    def mapped(self, builder: PairBuilder) -> bool:
+        """Return whether `torch.vmap` maps the comparison over the graphs of images, which this builder builds."""
+        return builder.mapped
 
-    def _of_image(self, student: Tensor, teacher: Tensor) -> Terms:
+    def _of_image(self, builder: PairBuilder, student: Tensor, teacher: Tensor) -> Terms:
         """Return the terms of the positions of one image, `(P, C_s)` and `(P, C_t)`."""
-        return self.compare_pair(self.builder(student, teacher), bare(student), bare(teacher), None)
+        return self.compare_pair(builder(student, teacher), bare(student), bare(teacher), None)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the term of the relation is named after the method."""
@@ -260,19 +265,6 @@ def overflowed(value: Tensor, *inputs: Tensor) -> Tensor:
     """Return a scalar of finite numbers, infinite in place of no number; that of inputs with NaN stays what it is."""
     finite = torch.stack([x.isfinite().all() for x in inputs]).all()
     return torch.where(value.isnan() & finite, torch.inf, value)
-
-
-def layers_of(part: object) -> Iterator[nn.Module]:
-    """Yield the modules that a relation, or a part of one, is made of: learned ones are trained with the method."""
-    if isinstance(part, nn.Module):
-        yield part
-    elif isinstance(part, partial):
-        yield from layers_of((part.func, *part.args, *part.keywords.values()))
-    elif isinstance(part, tuple):
-        for one in part:
-            yield from layers_of(one)
-    elif is_dataclass(part) and not isinstance(part, type):
-        yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
 
 
 def check_positions(method: Relational) -> None:

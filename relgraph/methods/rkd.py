@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import at_least_float32, cosine, euclidean, squared_differences, squared_distance
-from relgraph.graph.pair import Pair, topology_of
+from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
@@ -95,7 +95,7 @@ class RKD(FixedParts):
         """Return the relation of the distances; angles are compared in blocks in every form."""
         return Relation(DISTANCE, scale=by_mean, criterion=huber)
 
-    def mapped(self, student: Tensor, teacher: Tensor) -> bool:
+    def mapped(self, builder: PairBuilder) -> bool:
         """Return whether `torch.vmap` maps it: on a sparse graph blocks of angles hold each image's own neighbours."""
         return self.rule.dense
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from relgraph import own_code
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.blocks import layers_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import ALL_PAIRS
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.own import Related
-from relgraph.methods.relational import Relational, layers_of
+from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
 from relgraph.names.own import find_own, split_sum
 from relgraph.names.parts import part_of

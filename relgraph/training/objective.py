@@ -29,8 +29,8 @@ class Losses(NamedTuple):
 
     Attributes:
         terms: The student's weighted terms by name; their sum is what the student minimises.
-        student: The student's outputs, without its stage maps and without gradient.
-        teacher: Those of the teacher and its head, if there is a teacher, without its stage maps.
+        student: The student's outputs, without gradient, and without stage maps but the last where a memory reads it.
+        teacher: Those of the teacher and its head, if there is a teacher, with the same maps.
         degenerate: Number of nodes on both sides that have weight 0 to every node; a share, as the terms.
         teacher_terms: The losses that train the teacher's side, its head's cross-entropy as `teacher_head`: no
             parameter receives gradient from these and from those of the student.
@@ -115,6 +115,8 @@ class Distiller(Objective):
         self.label_loss, self.processes, self.own_logits = label_loss, processes, own_logits
         self.shows_images = method is not None and any("image" in part.method.reads for part in method.summands())
         self.spread = None if method is None else Spread(method, processes, local)
+        remembered = self.spread is not None and self.spread.remembers("map")
+        self.kept_maps = slice(-1, None) if remembered else slice(0)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
@@ -132,9 +134,9 @@ class Distiller(Objective):
         self, student: Output, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None
     ) -> Losses:
         """Return the losses of the student's outputs for a step's inputs."""
-        # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
+        # Without maps that no memory reads: under autocast Fabric would turn all that leaves this module into float32.
         # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
-        kept, batch = student._replace(maps=()).detach(), inputs.batch
+        kept, batch = student._replace(maps=student.maps[self.kept_maps]).detach(), inputs.batch
         if self.shows_images:
             batch = batch._replace(images=inputs.images)
         if self.teacher_head is None or inputs.teacher is None:
@@ -146,7 +148,8 @@ class Distiller(Objective):
         if diagnostics is not None and self.spread is not None:
             diagnostics.add(self.spread, pairs, student, fixed, batch.of_images)
         degenerate = self._degenerate(pairs, kept, fixed)
-        return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
+        fixed = fixed._replace(maps=fixed.maps[self.kept_maps])
+        return Losses(terms, kept, fixed, degenerate, self._teacher_terms(student, teacher, batch))
 
     def _with_head(self, head: Head, teacher: Output) -> Output:
         """Return the teacher's outputs with the embedding and the logits of its head."""

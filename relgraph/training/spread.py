@@ -98,6 +98,10 @@ class Spread:
     def _teachers(self) -> list[Summand]:
         return [part for part in self._summands if part.method.teacher_parameters()]
 
+    @cached_property
+    def _memories(self) -> list[Method]:
+        return [part.method for part in self._summands if type(part.method).remember is not Method.remember]
+
     def _compared(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
     ) -> tuple[Output, Output, Batch | None, ProcessGroup]:
@@ -150,9 +154,12 @@ class Spread:
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the whole batch into the method's memory: the memories of all processes stay equal."""
-        for method, *_ in self._summands:
-            if type(method).remember is not Method.remember:
-                method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
+        for method in self._memories:
+            method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
+
+    def remembers(self, part: str) -> bool:
+        """Return whether a method with a memory reads a part of the outputs."""
+        return any(part in method.reads for method in self._memories)
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:

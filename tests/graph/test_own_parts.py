@@ -11,8 +11,8 @@ from torch import Tensor
 
 from relgraph.graph import blocks, search
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, Product, identity, squared_euclidean
-from relgraph.graph.pair import STUDENT, graph_pair
+from relgraph.graph.kernels import Kernel, Product, dot, identity, squared_euclidean
+from relgraph.graph.pair import STUDENT, Form, graph_pair
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale, raw
 from relgraph.graph.search import Rows
@@ -202,3 +202,14 @@ def test_a_function_that_is_a_rule() -> None:
     assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms == ("matrix",)
     expected = with_gradient(loop(largest, around), student, teacher)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_learned_beside_the_nodes_has_no_blocks() -> None:
+    """Inputs alone have a gradient in a term of blocks: layers on nodes learn in each form, others in the matrix."""
+    layer, given = torch.nn.Linear(3, 3).double(), (torch.randn(N, 3).double(), torch.randn(N, 3).double())
+    learned = Kernel("own", identity, dot, torch.nn.PReLU(dtype=torch.float64))
+    for relation in (Relation(scale=layer), Relation(learned), Relation(criterion=layer), Relation(learned, "knn")):
+        assert relation.builder.known_forms == ("matrix",)
+    forms: tuple[Form, ...] = "matrix", "blocked"
+    losses = [Relation(Kernel("layer", layer, dot), form=form)(*given) for form in forms]
+    torch.testing.assert_close(*(torch.autograd.grad(loss, layer.weight)[0] for loss in losses))

@@ -121,7 +121,7 @@ def test_what_is_refused() -> None:
         (lambda: graph_pair(three, torch.zeros(2, 4)), sizes),
         (lambda: graph_pair(three, torch.zeros(2, 4), match=False), sizes),
         (lambda: graph_pair(three, three, topology=Nearest(5)), between),
-        (lambda: graph_pair(solid, solid), "a graph pair holds one batch (N, D), got (2, 3, 4)"),
+        (lambda: graph_pair(solid[None], solid[None]), "a graph pair holds one batch (N, D), got (1, 2, 3, 4)"),
     )
 
 

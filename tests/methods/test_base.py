@@ -126,7 +126,7 @@ def test_parts_that_are_missing_are_named() -> None:
         (lambda: logits_of(given, given._replace(logits=torch.zeros(N, 3)), "KD"), shape),
         (lambda: labels_of(None, "NCE", N), labels),
         (lambda: labels_of(two, "NCE", 2), labels),
-        (lambda: labels_of(BATCH, "NCE", 7), "labels must be one for each of the 7 images, got (8,)"),
+        (lambda: labels_of(BATCH, "NCE", 7), "NCE reads one label for each of the 7 images, got (8,)"),
     )
 
 

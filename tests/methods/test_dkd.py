@@ -86,5 +86,5 @@ def test_what_it_refuses() -> None:
     x = of_logits(torch.randn(3, 4))
     assert_refused(
         (lambda: DKD()(x, x), "DKD reads labels: expected a Batch(indices, labels) as the third argument, got none"),
-        (lambda: DKD()(x, x, Batch(torch.arange(2), torch.zeros(2))), "labels must be one for each of the 3 images…"),
+        (lambda: DKD()(x, x, Batch(torch.arange(2), torch.zeros(2))), "DKD reads one label for each of the 3 images…"),
     )

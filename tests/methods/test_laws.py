@@ -620,7 +620,8 @@ RANGES: dict[str, str] = {
     "holistic": "penalty at least 0, width at least 8, discriminator_lr at least 0",
     "skd": "pixel_weight at least 0, pair_weight at least 0, holistic_weight at least 0",
     "cwd": "temperature above 0",
-    "cirkd": "tau above 0, pool above 0 and at most 1",
+    "cirkd": "tau above 0, pixel_weight at least 0, region_weight at least 0, pixel_queue above 0, "
+    "region_queue above 0, pixel_keys above 0, region_keys above 0, pool above 0 and at most 1",
     "fitnet": "stage at least 0",
     "vid": "init_variance above 1e-05 and below inf",
     "ab": "margin above 0",

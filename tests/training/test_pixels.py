@@ -34,6 +34,9 @@ FAST: dict[str, Any] = {
     "dataset": TinyPixels(), "student": "resnet8", "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1,
     "precision": "32-true", "logger": ("none",), "val_fraction": 0.2, "optimiser": "sgd", "lr": 0.02,
 }  # fmt: skip
+MEMORIES = tuple(
+    f"cirkd.{name}" for name in ("pixel_weight=0.1", "region_weight=0.1", "pixel_queue=40", "region_queue=9")
+)
 
 
 def recipe(**options: Any) -> Recipe:
@@ -126,7 +129,7 @@ def test_methods_over_scores_maps_positions_and_pooled_vectors_train(teacher: Pa
     cases: tuple[tuple[str, dict[str, Any]], ...] = (
         ("pairwise+pixelwise", {"method_args": ("pairwise.pool=1",)}),
         ("cwd", {"method_args": ("nodes=logits",)}),
-        ("gram+cirkd+kd+at", {}),
+        ("gram+cirkd+kd+at", {"method_args": MEMORIES}),
         ("ega", {}),
         ("ega", {"nodes": "positions", "graph": "knn", "k": 2}),
         ("rkd", {"nodes": "positions", "accumulate": 2}),
@@ -177,7 +180,7 @@ def test_a_run_without_labels_is_taught_by_the_relations_of_a_dense_network() ->
 
 
 def test_a_stopped_run_ends_bit_for_bit(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"method": "skd+0.1*holistic", "method_args": ("conditional=true", "width=8")}
+    options = {"method": "skd+0.1*holistic+cirkd", "method_args": ("conditional=true", "width=8", *MEMORIES)}
     made = recipe(teacher=f"checkpoint:{teacher}", labelled_images=6, **options)
     train(made, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -194,7 +197,13 @@ def work_on(processes: ProcessGroup, made: Recipe, path: Path) -> dict[str, Any]
 
 @pytest.mark.slow
 def test_two_processes_have_the_figures_of_one(teacher: Path, tmp_path: Path) -> None:
-    made = recipe(teacher=f"checkpoint:{teacher}", method="pairwise+pixelwise", labelled_images=6, batch_norm="sync")
+    made = recipe(
+        teacher=f"checkpoint:{teacher}",
+        method="pairwise+pixelwise+cirkd",
+        method_args=MEMORIES,
+        labelled_images=6,
+        batch_norm="sync",
+    )
     found, _ = run_on(2, work_on, tmp_path, made, tmp_path / "two")
     expected = train(made, tmp_path / "one")
     rows = [RunDirectory.open(tmp_path / name).read_metrics() for name in ("two", "one")]
