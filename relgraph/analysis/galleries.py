@@ -27,6 +27,7 @@ from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
 from relgraph.training.vectors import in_original, rows_of
 
 Sides = dict[str, tuple[Rows, Rows]]
+Change = Callable[[Tensor], Tensor]
 TABLES = (".npy", ".parquet")
 OVERLAP = 10  # neighbours of a query that both networks may share
 PAIRS = ("student_teacher", "teacher_teacher", "student_student")  # whose queries and whose index
@@ -52,7 +53,7 @@ class Index:
 class Mapped:
     """Rows `(M, D)` behind a map of vectors, which is computed when they are read."""
 
-    def __init__(self, rows: Rows, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, rows: Rows, change: Change) -> None:
         self._rows, self._change = rows, change
         self.shape = len(rows), self[:1].shape[1]
 
@@ -104,11 +105,14 @@ def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | N
 
 def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:
     """Return queries and galleries as an index compares them: a student in a space of its own has its own mean."""
-    student: Callable[[Tensor], Tensor] = partial(as_queries, run.plain, index=transform)
-    by = {"student_teacher": (student, transform), "teacher_teacher": (transform, transform)}
+    student: Change = partial(as_queries, run.plain, index=transform)
+    by: dict[str, tuple[Change, Change]] = {
+        "student_teacher": (student, transform),
+        "teacher_teacher": (transform, transform),
+    }
     own = sides.get("student_student")
     if own is not None:
-        alone = student if in_teacher_space(run.plain) else VectorTransform.fit(own[1])
+        alone: Change = student if in_teacher_space(run.plain) else VectorTransform.fit(own[1])
         by["student_student"] = alone, alone
     return {name: (Mapped(queries, by[name][0]), Mapped(held, by[name][1])) for name, (queries, held) in sides.items()}
 
