@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -26,8 +27,12 @@ A step of cross-entropy alone. The bare loop has the same student, optimiser and
 the trainer's has data, views, metrics and the learning rate as well. The ratio is that within each round."""
 
 
-def measure_students(settings: Settings, students: list[str], progress: Progress = lambda text: None) -> dict[str, Any]:
+def measure_students(
+    settings: Settings, students: list[str], progress: Progress = lambda text: None, *, processor_time: bool = False
+) -> dict[str, Any]:
     """Return times of both loops of each student, all in turn, every sample and the ratios, ready for JSON.
+
+    With `processor_time` they are those of this process, all its threads together.
 
     Raises:
         RelgraphError: if a name is unknown, a number does not fit, or there is no such device.
@@ -40,15 +45,22 @@ def measure_students(settings: Settings, students: list[str], progress: Progress
             builder = LoopBuilder(replace(settings, student=name), Path(folder))
             bare, alone = (replace(loop, precision=builder.precision) for loop in (BARE, STUDENT_ALONE))
             starts |= {f"{name}, bare": builder.steps(bare), f"{name}, trainer": builder.epoch(alone)}
+        clock = time.process_time if processor_time else time.perf_counter
         times = in_turn(
-            starts, rounds=settings.rounds, repetitions=settings.steps, device=builder.device, progress=progress
+            starts,
+            rounds=settings.rounds,
+            repetitions=settings.steps,
+            device=builder.device,
+            progress=progress,
+            clock=clock,
         )
     rows = []
     for name in students:
         plain, trained = times[f"{name}, bare"], times[f"{name}, trainer"]
         rows.append({"student": name, "bare": plain.samples, "trainer": trained.samples,
                      "ratio": ratio_of(trained, plain)})  # fmt: skip
-    return {"measurement": "students", "settings": asdict(settings), "machine": machine_of(builder, load), "rows": rows}
+    return {"measurement": "students", "settings": asdict(settings), "processor_time": processor_time,
+            "machine": machine_of(builder, load), "rows": rows}  # fmt: skip
 
 
 @click.command()
@@ -59,6 +71,7 @@ def measure_students(settings: Settings, students: list[str], progress: Progress
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1), help="Windows of each, in turn.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the processor.  [default: as torch chooses]")
+@click.option("--processor-time", is_flag=True, help="Of this process, on a CPU that others use as well.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample to a file.")
 def students(
     students: tuple[str, ...],
@@ -67,6 +80,7 @@ def students(
     rounds: int,
     device: str,
     threads: int | None,
+    processor_time: bool,
     file: Path | None,
 ) -> None:
     """Measure the trainer against a bare loop, student by student.
@@ -78,7 +92,7 @@ def students(
         torch.set_num_threads(threads)
     settings = Settings(batch_size=batch_size, steps=steps, rounds=rounds, device=device)
     with tqdm(bar_format="{desc} ({elapsed})", disable=None) as line:
-        report = measure_students(settings, list(students), line.set_description_str)
+        report = measure_students(settings, list(students), line.set_description_str, processor_time=processor_time)
     if file is not None:
         write_atomically(file, (json.dumps(report, indent=1) + "\n").encode())
     click.echo(tables(report))
@@ -95,5 +109,6 @@ def tables(report: dict[str, Any]) -> str:
         f"{machine['precision']}, {machine['date']};\n"
         f"batch {settings['batch_size']}, {settings['image_size']} px; medians, rounds: {settings['rounds']}"
     )
+    conditions += ", processor time" if report["processor_time"] else ""
     shown = table(["student", "bare loop, ms", "trainer, ms", "ratio", "lowest .. highest"], rows)
     return "\n\n".join([shown, WHAT, conditions])
