@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from relgraph.files import read_json, read_yaml, write_atomically
+from relgraph.training.callbacks import Callbacks
 from relgraph.training.distillation import train
 from relgraph.training.recipe import resolve
 from relgraph.training.runs import RunDirectory, environment
@@ -78,18 +79,18 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
     click.echo(json.dumps(summary(results), indent=1))
 
 
-def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
+def trained(options: dict[str, Any], path: Path, callbacks: Callbacks = ()) -> dict[str, Any]:
     """Return the result of one run, trained now, resumed or read."""
     run, recipe = RunDirectory(path), resolve(options)
     if run.result_file.exists():
         run.check_recipe(recipe)
     else:
-        train(recipe, path, resume=run.recipe_file.exists())
+        train(recipe, path, resume=run.recipe_file.exists(), callbacks=callbacks)
     result: dict[str, Any] = read_json(run.result_file)
     return result
 
 
-def known(out: Path, told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def known(out: Path, told: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that a file has already.
 
     Raises:
@@ -100,7 +101,7 @@ def known(out: Path, told: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     report = json.loads(out.read_text(encoding="utf-8"))
     if {name: report[name] for name in told} != json.loads(json.dumps(told)):
         raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
-    found: dict[str, list[dict[str, Any]]] = report["runs"]
+    found: dict[str, Any] = report["runs"]
     return found
 
 

@@ -35,9 +35,14 @@ OF_THE_TEACHER = (
     "images",
     "workers",
     "teacher",
+    "teacher_weights",
+    "teacher_size",
+    "teacher_mean",
+    "teacher_std",
     "teacher_args",
     "device",
     "precision",
+    "threads",
 )
 
 

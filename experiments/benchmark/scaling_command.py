@@ -35,7 +35,8 @@ all rows gathered (matrix, blocked, k-NN), or three products D x D summed (facto
 gradients of resnet8x4."""
 
 
-def _list(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+def names_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Return the parts of a list with commas."""
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
@@ -50,7 +51,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--method", default="ega", show_default=True, help="A method over the graphs of a batch.")
 @click.option("--dim", default=256, show_default=True, type=click.IntRange(min=2), help="Width D of the embeddings.")
 @click.option("--sizes", callback=_sizes, help="Numbers N of nodes.  [default: 256,512,...,65536; --quick: to 4096]")
-@click.option("--forms", callback=_list, help="Some of matrix,factored,blocked,knn.  [default: what the method has]")
+@click.option("--forms", callback=names_of, help="Some of matrix,factored,blocked,knn.  [default: what the method has]")
 @click.option("--k", default=8, show_default=True, type=click.IntRange(min=1), help="Neighbours of each node, for knn.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Windows of time, in turn.  [default: 5; --quick: 3]")
 @click.option("--max-seconds", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True),

@@ -28,11 +28,12 @@ def in_turn(
     repetitions: int,
     device: torch.device,
     progress: Callable[[str], None] = lambda text: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Return the times of each task: after two repetitions to warm up, each has one window of time in every round.
 
     A window holds at most so many `repetitions`, fewer where they would take longer than a second. Each round begins
-    with the next task, so that none always follows the same one.
+    with the next task, so that none always follows the same one. `clock` returns seconds, such as `time.process_time`.
 
     >>> def nothing(n):
     ...     yield
@@ -43,26 +44,26 @@ def in_turn(
     names, first, counts = list(tasks), {}, {}
     for name in names:
         progress(f"warm-up: {name}")
-        first[name] = _seconds(tasks[name], 1, device)
-        counts[name] = min(repetitions, max(1, round(WINDOW / _seconds(tasks[name], 1, device))))
+        first[name] = _seconds(tasks[name], 1, device, clock)
+        counts[name] = min(repetitions, max(1, round(WINDOW / _seconds(tasks[name], 1, device, clock))))
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            samples[name].append(_seconds(tasks[name], counts[name], device) / counts[name])
+            samples[name].append(_seconds(tasks[name], counts[name], device, clock) / counts[name])
     return {name: Times(first[name], samples[name]) for name in names}
 
 
-def _seconds(start: Start, repetitions: int, device: torch.device) -> float:
+def _seconds(start: Start, repetitions: int, device: torch.device, clock: Callable[[], float]) -> float:
     running = start(repetitions)
     next(running)
     _wait(device)
-    begin = time.perf_counter()
+    begin = clock()
     for _ in running:
         pass
     _wait(device)
-    return max(time.perf_counter() - begin, 1e-9)  # a clock may be too coarse for it
+    return max(clock() - begin, 1e-9)  # a clock may be too coarse for it
 
 
 def _wait(device: torch.device) -> None:

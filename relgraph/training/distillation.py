@@ -318,7 +318,7 @@ def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
     """Return what the recipe's student is trained for: classes of images or pixels, or what is learned without."""
-    shared = data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current()
+    shared = data, Normalise(data.mean, data.std, device=device), device, recipe.processes, ProcessGroup.current()
     if data.of_pixels:
         return (Pixels if recipe.learns_labels else PixelsAlone)(*shared, recipe.crop)
     kind: type[Task] = Classes if recipe.learns_labels else Neighbours

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Method
 from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head, Student
@@ -65,8 +64,17 @@ class Objective(nn.Module):
 def losses_of(name: str, loss: Tensor, output: Output, processes: ProcessGroup = SINGLE_PROCESS) -> Losses:
     """Return the losses of a network that has one term and no teacher; nodes without variance are degenerate."""
     output = output.detach()
-    degenerate = pearson.degenerate(pearson.nodes(output.embedding)).sum()
-    return Losses({name: loss}, output, None, degenerate * processes.count, {})
+    return Losses({name: loss}, output, None, _without_variance(output).sum() * processes.count, {})
+
+
+def _without_variance(output: Output) -> Tensor:
+    """Return which embeddings `(N,)` are rows of equal numbers: Pearson correlation gives them weight 0 to every node.
+
+    >>> _without_variance(Output(torch.tensor([[2.0, 2.0], [2.0, 3.0]])))
+    tensor([ True, False])
+    """
+    most, least = output.embedding.amax(-1), output.embedding.amin(-1)
+    return most == least
 
 
 class Distiller(Objective):
@@ -218,7 +226,7 @@ class Distiller(Objective):
             stores = [pairs[0][0][side] for side in ("student", "teacher")]
             lost, count = [store.degenerate for store in stores], count * rows // len(stores[0].x)
         else:
-            lost = [pearson.degenerate(pearson.nodes(output.embedding)) for output in (student, *teacher)]
+            lost = [_without_variance(output) for output in (student, *teacher)]
         return torch.cat(lost).sum() * count
 
     def _classify(self, output: Output) -> Tensor:

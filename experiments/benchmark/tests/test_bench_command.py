@@ -82,3 +82,16 @@ def test_scaling_names_a_form_that_ends_and_misuse() -> None:
     assert "blocked ends before N = 32: a step would take some 0 s" in shown
     assert "'16,many' is not a list of whole numbers" in misuse("scaling", "--sizes", "16,many")
     assert "unknown form 'dense'" in failure("scaling", "--forms", "dense")
+
+
+def test_the_trainer_against_a_bare_loop(tmp_path: Path) -> None:
+    file = tmp_path / "students.json"
+    small = ("--students", "resnet8, vgg8", "--batch-size", 4, "--steps", 1, "--rounds", 2, "--device", "cpu")
+    shown = program("students", *small, "--json", file).stdout
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["student"] for row in report["rows"]] == ["resnet8", "vgg8"]
+    for row in report["rows"]:
+        quotients = sorted(a / b for a, b in zip(row["trainer"], row["bare"], strict=True))
+        assert (row["ratio"]["min"], row["ratio"]["max"]) == (quotients[0], quotients[1]) and quotients[0] > 0
+        assert f"{quotients[0]:.2f} .. {quotients[1]:.2f}" in shown
+    assert "unknown student" in failure("students", "--students", "resnet9")
