@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from relgraph.graph.criteria import Criterion, frobenius, half_square, huber, mean_square, sum_square
+from relgraph.graph.criteria import Criterion, frobenius, half_square, mean_square, sum_square
 from relgraph.graph.factored import ROWS, gram, squares
-from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
+from relgraph.graph.kernels import Kernel, cosine, dot, identity, linear, pearson
 from relgraph.graph.pair import Form
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, raw
+from relgraph.graph.scales import Scale, by_anchor_norm, raw
 from relgraph.methods.ega import EGA
 from tests.checks import case
 
@@ -211,14 +211,3 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     with largest_tensor() as seen:
         EGA(form="matrix")(student, teacher)
     assert seen.numel == count**2
-
-
-def test_only_squares_of_dot_products_factor() -> None:
-    assert "factored" in Relation(linear, scale=by_anchor_norm, criterion=half_square).forms()
-    for relation in (
-        Relation(euclidean, scale=raw, criterion=frobenius),
-        Relation(gaussian_taylor(0.4, 2), scale=raw, criterion=mean_square),
-        Relation(linear, scale=by_anchor_sum, criterion=mean_square),
-        Relation(linear, scale=raw, criterion=huber),
-    ):
-        assert "factored" not in relation.forms()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from relgraph.graph import blocks, pair
-from relgraph.graph.criteria import frobenius, huber, mean_square
-from relgraph.graph.kernels import Kernel, cosine, euclidean, identity, pearson
+from relgraph.graph.criteria import frobenius, half_square, huber, mean_square
+from relgraph.graph.kernels import Kernel, cosine, euclidean, gaussian, identity, linear, pearson
 from relgraph.graph.pair import Form, PairBuilder, check_form
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import Scale, by_anchor_norm, by_max, by_mean, raw
+from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_max, by_mean, raw
 from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
 from tests.checks import assert_refused, case
@@ -206,7 +206,9 @@ def test_graphs_of_a_batch_hold_no_matrices_where_one_graph_holds_none(monkeypat
 
 def test_a_relation_says_which_forms_it_has() -> None:
     median = Scale("median", divisor=torch.median)
-    assert Relation(euclidean, criterion=huber).forms() == ("matrix", "blocked")
+    assert Relation(linear, scale=by_anchor_norm, criterion=half_square).forms() == ("matrix", "factored", "blocked")
+    for parts in ({"kernel": euclidean}, {"criterion": huber}, {"scale": by_anchor_sum}, {"kernel": gaussian(0.4)}):
+        assert Relation(**parts).forms() == ("matrix", "blocked"), parts  # type: ignore[arg-type]
     assert Relation(scale=median).forms() == ("matrix",)
     has = "weights has the forms auto,"
     pearsons, euclideans = (f"the relation of {name} {has} matrix" for name in ("pearson", "euclidean"))

@@ -5,7 +5,7 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -303,6 +303,41 @@ def test_relabelling_the_batch_changes_nothing(name: str, way: str, refinement: 
     same(moved_gradient, {key: x[places[key.startswith("extra")]] for key, x in gradient.items()})
 
 
+def turned(x: Tensor) -> Tensor:
+    return x @ torch.linalg.qr(torch.randn(x.shape[1], x.shape[1]).double()).Q
+
+
+def each_moved(x: Tensor) -> Tensor:
+    scale, shift = torch.rand(2, len(x), 1).double() + 0.5
+    return scale * x + shift
+
+
+def each_scaled(x: Tensor) -> Tensor:
+    return (torch.rand(len(x), 1).double() + 0.5) * x
+
+
+# What nodes, or logits, may undergo without a change of the loss, in either network.
+INVARIANT: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "ega": (each_moved,), "sp": (turned, lambda x: 1e6 * x), "pkt": (each_scaled, turned),
+    "rkd": (turned, lambda x: 7 * x - 2), "darkrank": (turned, lambda x: x - 2), "irg": (turned, lambda x: 7 * x - 2),
+    "cka": (turned, lambda x: 1e-9 * x, lambda x: x + 3), "dist": (lambda x: x + x[:, :1],),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+def test_stated_invariances_hold_with_equal_images(name: str) -> None:
+    """L3."""
+    options = {"irg": "vertex_weight=0", "sp": "nodes=feature"}.get(name, "")
+    for way in ("", KNN) if name in GRAPHICAL else ("",):
+        method = make(name, f"{way} {options}")
+        pair, values = outputs(), []
+        for change in (Tensor.clone, *INVARIANT[name]):
+            moved = [x._replace(**{part: change(getattr(x, part)) for part in ("embedding", "feature", "logits")})
+                     for x in pair]  # fmt: skip
+            values.append(method(*(x.each(lambda rows: torch.cat([rows[:1], rows[:-1]])) for x in moved), BATCH))
+        torch.testing.assert_close(torch.stack(values), values[0].expand(len(values)), rtol=1e-7, atol=1e-9, msg=way)
+
+
 @each_refined_way()
 def test_gradient_reaches_what_is_read_of_the_student_and_no_teacher(name: str, way: str, refinement: Options) -> None:
     """L4, and what a method says that it reads is what it reads."""
@@ -426,6 +461,8 @@ DEGENERATE: dict[str, Any] = {
     "all constant": lambda x: torch.full_like(x, 7.7).float(),
     "float16": Tensor.half,
     "bfloat16": Tensor.bfloat16,
+    "far away": lambda x: x.float() + 1e4,
+    "tiny": lambda x: 1e-30 * x.float(),
     "tiny bfloat16": extreme(1e-30, torch.bfloat16),  # of float16, 1 / 6e-8 as a gradient has no place in float16
     "large float16": extreme(LARGE, torch.float16),
     "large bfloat16": extreme(LARGE, torch.bfloat16),

@@ -2,16 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterable
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods import SEED, MoCo, Output, Views
+from relgraph.methods import SEED, Output, Views
 from relgraph.networks.heads import Projector
 from relgraph.outputs import bare
 from tests.checks import assert_refused
@@ -25,14 +23,6 @@ def official(tau: float = 0.2, teacher_tau: float = 1e-4) -> SEED:
     loss = SEED(teacher_width=16, queue=32, tau=tau, teacher_tau=teacher_tau).double()
     loss.memory.keys.copy_(queue_keys())
     return loss
-
-
-@pytest.mark.parametrize("largest", [16 * 5, contrast.LARGEST_ON_CPU], ids=["in blocks", "at once"])
-def test_the_authors_numbers(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
-    for tau, teacher_tau in (("0.2", "0.0001"), ("0.2", "0.01"), ("0.2", "0.05"), ("0.07", "0.0001")):
-        (student, teacher), loss = embeddings(), official(float(tau), float(teacher_tau))
-        check(f"seed_tauS{tau}_tauT{teacher_tau}", partial(loss, student, teacher), {"student": student})
 
 
 def test_without_the_own_vector_it_is_another_number() -> None:
@@ -123,18 +113,6 @@ def seed_of_views(loss: SEED, student: Tensor, teacher: Tensor) -> Tensor:
     alone.load_state_dict({key: x for key, x in loss.state_dict().items() if not key.startswith("patch_memory")})
     value: Tensor = alone(student, teacher)
     return value
-
-
-def test_the_official_temperature_makes_it_moco() -> None:
-    student, teacher = embeddings()
-    moco = MoCo(teacher_width=16, queue=32).double()
-    moco.memory.keys.copy_(queue_keys())
-    student.requires_grad_()
-    values = [loss(student, teacher) for loss in (official(), moco)]
-    assert torch.equal(*values)
-    assert torch.equal(*(torch.autograd.grad(value, student)[0] for value in values))
-    for teacher_tau in (0.01, 0.05):
-        assert official(0.2, teacher_tau)(student, teacher) < values[1] - 0.01
 
 
 def test_remembering_between_backward_of_two_losses_changes_no_gradient() -> None:
