@@ -19,7 +19,7 @@ from relgraph.graph.topology import Above, Given, Graph, Nearest, WithOwn
 from tests.checks import assert_refused, case
 from tests.graph.test_criteria import CRITERIA, SCALES
 from tests.graph.test_factored import largest_tensor, with_gradient
-from tests.graph.test_forms import PARTS
+from tests.graph.test_forms import parts_of
 from tests.graph.test_kernels import each_kernel
 from tests.methods.golden import EDGES, nearest
 
@@ -118,7 +118,7 @@ def compare(relation: Relation, student: Tensor, teacher: Tensor, block: int) ->
 @each_kernel
 def test_blocks_are_the_matrix(kernel: Kernel) -> None:
     student, teacher = degenerate()
-    for scale, criterion in PARTS:
+    for scale, criterion in parts_of(kernel):
         relation = BOTH(kernel, scale=scale, criterion=criterion, form="matrix")
         expected = with_gradient(relation, student, teacher)
         for block in (1, 3):
@@ -199,10 +199,11 @@ def test_batches_of_graphs_are_a_loop_over_them() -> None:
 def test_degenerate_nodes_and_half_precision_give_finite_numbers() -> None:
     """L11, L6."""
     forms: tuple[Form, ...] = ("matrix", "factored", "blocked")
-    for form, count, fill, dtype in product(forms, (1, 6), (0.0, 3.0), (torch.float32, torch.float16, torch.bfloat16)):
+    half = torch.float16, torch.bfloat16, torch.float32
+    for form, count, dtype, (kernel, fill) in product(forms, (1, 6), half, ((cosine, 0.0), (pearson, 3.0))):
         student, teacher = torch.full((count, 4), fill, dtype=dtype), torch.randn(count, 4).to(dtype)
-        for kernel, ends in product((cosine, pearson), ((student, teacher), (teacher, student), (student, student))):
-            with case(form, count, fill, dtype, kernel.name), torch.autocast("cpu", dtype=torch.bfloat16):
+        for ends in ((student, teacher), (teacher, student), (student, student)):
+            with case(form, count, dtype, kernel.name), torch.autocast("cpu", dtype=torch.bfloat16):
                 found = with_gradient(BOTH(kernel, form=form), *(x.clone() for x in ends))
                 assert all(each.isfinite().all() for each in found)
                 assert BOTH(kernel, form=form)(*ends).dtype == torch.float32
