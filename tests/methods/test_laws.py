@@ -128,16 +128,36 @@ def ways(name: str) -> list[str]:
     return ["", *([KNN] if name in GRAPHICAL else []), *WAYS.get(name, [])]
 
 
-each_way = pytest.mark.parametrize(("name", "way"), [(name, way) for name in METHODS for way in ways(name)])
+def looped(test: Callable[..., None], cases: dict[str, list[tuple[Any, ...]]]) -> Any:
+    """Return a test for each method that goes through its cases, each with the numbers that it draws alone."""
+
+    def each(name: str) -> None:
+        for given in cases[name]:
+            torch.manual_seed(0)
+            with case(*given):
+                test(name, *given)
+
+    each.__doc__ = test.__doc__
+    return pytest.mark.parametrize("name", [name for name, some in cases.items() if some])(each)
 
 
-def each_refined_way(*without: str, names: Iterable[str] = METHODS) -> pytest.MarkDecorator:
-    """Parametrise by each way without these words, and by all pairs and the sparse graph with refined nodes as well."""
+def each_way(test: Callable[[str, str], None]) -> Any:
+    return looped(test, {name: [(way,) for way in ways(name)] for name in METHODS})
+
+
+# Each method that has relations or nodes of another kind than the others, which all refine their nodes in one place.
+REFINED = {"ega", "pkt", "rkd", "irg", "csd", "nce", "cka", "ccl"}
+
+
+def each_refined_way(*without: str, names: Iterable[str] = METHODS) -> Callable[[Callable[..., None]], Any]:
+    """Go through each way without these words; with refined nodes, through all pairs and the sparse graph as well."""
     refinements: tuple[Options, ...] = {"refine": "smooth"}, {"refine": "conv", "nodes": "embedding"}
-    cases: list[tuple[str, str, Options]] = [(name, way, {}) for name in names for way in ways(name)]
-    cases += [(name, way, some) for name in names if name in RELATIONAL for way in ("", KNN) for some in refinements]
-    kept = [given for given in cases if not any(word in given[1] for word in without)]
-    return pytest.mark.parametrize(("name", "way", "refinement"), kept)
+    cases: dict[str, list[tuple[Any, ...]]] = {}
+    for name in names:
+        refined = [(way, some) for way in ("", KNN) for some in refinements] if name in REFINED else []
+        every: list[tuple[str, Options]] = [*((way, {}) for way in ways(name)), *refined]
+        cases[name] = [given for given in every if not any(word in given[0] for word in without)]
+    return partial(looped, cases=cases)
 
 
 def make(name: str, way: str = "", **changes: Any) -> Method:
@@ -459,15 +479,11 @@ DEGENERATE: dict[str, Any] = {
     "a row of zeros": second_row(0.0),
     "a constant row": second_row(0.1),
     "all constant": lambda x: torch.full_like(x, 7.7).float(),
-    "float16": Tensor.half,
-    "bfloat16": Tensor.bfloat16,
-    "far away": lambda x: x.float() + 1e4,
-    "tiny": lambda x: 1e-30 * x.float(),
     "tiny bfloat16": extreme(1e-30, torch.bfloat16),  # of float16, 1 / 6e-8 as a gradient has no place in float16
     "large float16": extreme(LARGE, torch.float16),
-    "large bfloat16": extreme(LARGE, torch.bfloat16),
     "extreme bfloat16": extreme(1e38, torch.bfloat16),
 }
+NUMBERS = [*DEGENERATE.values()][6:]  # of both networks, or of the teacher alone; `tests/faults` has more of them
 
 
 def finite(method: Method, student: Output, teacher: Output, batch: Batch) -> None:
@@ -494,7 +510,8 @@ def test_degenerate_batches_give_finite_values_and_gradients(name: str, way: str
     """L11."""
     method, (student, teacher) = make(name, way, **refinement), outputs()
     for degenerate, change in DEGENERATE.items():
-        for who in ("student", "teacher", "both") if bears(name, way, refinement, degenerate) else ():
+        alone = () if change in NUMBERS else ("student",)
+        for who in (*alone, "teacher", "both") if bears(name, way, refinement, degenerate) else ():
             with case(degenerate, who):
                 s = student.each(Tensor.float if who == "teacher" else change)
                 t = teacher.each(Tensor.float if who == "student" else change)
@@ -508,28 +525,26 @@ def test_one_or_two_images_are_a_batch(name: str) -> None:
             if "graph=knn" in way and name != "crd":
                 continue
             with case(way, n):
-                student, teacher = (given.each(Tensor.float) for given in outputs(n))
+                given = *(each.each(Tensor.float) for each in outputs(n)), batch_of(n)
                 if name in RANKS:
                     length = 3 if "length=3" in way else 4
                     message = f"DarkRank ranks {length} others of each image: expected at least {length}…"
-                    rank_one = partial(make(name, way), student, teacher, batch_of(n))
-                    assert_refused((rank_one, message))
+                    assert_refused((partial(make(name, way), *given), message))
                 else:
-                    finite(make(name, way), student, teacher, batch_of(n))
+                    finite(make(name, way), *given)
 
 
-PRECISIONS = ((torch.float32, True), (torch.bfloat16, True), (torch.float16, False), (torch.bfloat16, False))
+PRECISIONS = ((torch.float32, True), (torch.bfloat16, True), (torch.float16, False))
 
 
 @each_refined_way()
 def test_relations_are_float32_under_autocast_and_of_half_precision(name: str, way: str, refinement: Options) -> None:
     """L6; layers alone compute in the type of autocast."""
-    layers = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+    layers, method, pair = nn.Linear | nn.Conv2d | nn.ConvTranspose2d, make(name, way, **refinement), outputs()
     for dtype, autocast in PRECISIONS:
         with case(dtype, autocast):
-            method, (student, teacher) = make(name, way, **refinement), outputs()
-            student, teacher = (given.each(partial(Tensor.to, dtype=dtype)) for given in (student, teacher))
-            exact = method.terms(student.each(Tensor.double), teacher.each(Tensor.double), BATCH)
+            student, teacher = (given.each(partial(Tensor.to, dtype=dtype)) for given in pair)
+            exact = method.double().terms(student.each(Tensor.double), teacher.each(Tensor.double), BATCH)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                 terms = method.float().terms(student, teacher, BATCH)
             assert all(term.dtype == torch.float32 for term in terms.values())
@@ -538,14 +553,17 @@ def test_relations_are_float32_under_autocast_and_of_half_precision(name: str, w
             torch.testing.assert_close(found, exact, rtol=0.05 if rough else 1e-4, atol=0.05 if rough else 1e-6)
 
 
-@pytest.mark.slow
-@each_refined_way("sampled", "union", "mutual")
-def test_no_number_is_read_back_from_the_device(
-    name: str, way: str, refinement: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the device "meta", which has no numbers to read; nor can a tensor of another device stand beside its own."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # nor does it have autocast
+@pytest.fixture
+def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which "meta" does not have
     monkeypatch.setattr(segments, "torch_scatter", None)  # whose kernels are for the CPU and CUDA alone
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("on_meta")
+@each_refined_way("sampled", "union", "mutual")
+def test_no_number_is_read_back_from_the_device(name: str, way: str, refinement: Options) -> None:
+    """On the device "meta", which has no numbers to read; nor can a tensor of another device stand beside its own."""
     # The draws come from the device's generator, which "meta" has not; edges of unequal numbers are counted.
     method = make(name, way, **refinement).to("meta")
     student, teacher = (given.each(lambda x: x.to("meta").requires_grad_()) for given in outputs())
@@ -569,18 +587,16 @@ def test_every_pair_as_an_edge_is_all_pairs(name: str, way: str, refinement: Opt
     """L2, in value and gradient, of two images as well."""
     for n in (N,) if name in RANKS else (N, 2):
         choosers = ("teacher", "student", "union", "mutual") if way == "" and n > 2 else ("teacher",)
+        dense, given = make(name, way, **refinement), (*outputs(n), batch_of(n))
+        for parameter in dense.parameters():
+            nn.init.normal_(parameter)
+        expected, terms = value_and_gradients(dense, *given), dense.terms(*given)
         for graph in complete_graphs(name, n, choosers):
             with case(graph, n):
-                dense, (student, teacher) = make(name, way, **refinement), outputs(n)
-                for parameter in dense.parameters():
-                    nn.init.normal_(parameter)
                 sparse = make(name, way, **refinement, **graph)
                 sparse.load_state_dict(dense.state_dict())
-                found, expected = (
-                    value_and_gradients(method, student, teacher, batch_of(n)) for method in (sparse, dense)
-                )
-                same(found, expected)
-                same(sparse.terms(student, teacher, batch_of(n)), dense.terms(student, teacher, batch_of(n)))
+                same(value_and_gradients(sparse, *given), expected)
+                same(sparse.terms(*given), terms)
 
 
 # DarkRank ranks the 4 nearest of an image, however many others there are.

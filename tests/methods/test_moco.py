@@ -7,7 +7,6 @@ import torch
 
 from relgraph.graph.kernels import cosine
 from relgraph.methods import MoCo
-from tests.checks import assert_refused
 from tests.methods.golden import batch, infonce, vectors
 
 STUDENT, TEACHER, K = 5, 7, 10
@@ -37,12 +36,5 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         remembered.extend(cosine.nodes(teacher))
 
 
-def test_settings_and_what_it_refuses() -> None:
+def test_settings() -> None:
     assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
-    built, four = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch([-1] * 4)
-    queue = "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none"
-    assert_refused(
-        (lambda: moco(student_width=None, teacher_width=None), queue),
-        (lambda: moco()(torch.zeros(4, STUDENT), torch.zeros(4, 6)), built),
-        (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), four), built),
-    )

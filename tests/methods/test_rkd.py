@@ -130,9 +130,9 @@ def test_one_dimension_or_one_edge_have_finite_gradients() -> None:
 def test_no_number_of_a_large_batch_is_read_back_from_the_device() -> None:
     for graph in ("dense", "knn", "student's"):
         with FakeTensorMode():  # tensors without numbers
-            student, teacher = torch.randn(150, 64, requires_grad=True), torch.randn(150, 32)
+            student, teacher = torch.randn(130, 64, requires_grad=True), torch.randn(130, 32)
             value, gradient = value_and_gradient(GRAPHS[graph], student, teacher)
-        assert value.shape == () and gradient.shape == (150, 64), graph
+        assert value.shape == () and gradient.shape == (130, 64), graph
 
 
 def test_what_it_refuses() -> None:

@@ -131,25 +131,10 @@ def test_the_authors_settings_are_the_defaults() -> None:
     assert [tuple(p.shape) for p in loss.projector.parameters()] == [(8, 8), (8,), (4, 8), (4,)]
 
 
-def test_what_it_refuses() -> None:
+def test_which_patches_it_refuses() -> None:
     (student, teacher), without = outputs(patches=PATCHES), outputs()
     patchy, patches = seed(patches=PATCHES), "SEED reads 3 patches of each image: expected 3 * 4 rows in Output.extra"
-    widths = "SEED without a head needs student and teacher of one width, got 5 and 7"
-    queue = "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none"
-    end = "the head of SEED ends at the teacher's width: expected teacher_width, got none"
-    project = "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7"
-    alike = "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)"
-    headless, four = SEED(teacher_width=7, queue=K), torch.zeros(4, 5).double()
     assert_refused(
-        (lambda: seed(head="none"), widths),
-        (lambda: seed(teacher_width=None, student_width=None), queue),
-        (lambda: seed(teacher_width=None), end),
-        (lambda: seed(student_width=0), "the head of SEED needs widths of at least 1, got 0 and 7"),
-        (lambda: headless(torch.randn(4, 5), torch.randn(4, 7)), project),
-        (lambda: seed()(torch.zeros(4, 6), four), "SEED was built for student nodes (N, 5), got (4, 6)"),
-        (lambda: seed()(four, four), "SEED was built for teacher nodes (N, 7), got (4, 5)"),
-        (lambda: seed()(four, torch.zeros(3, 7).double()), alike),
-        (lambda: seed()(Output(four), Output(four)), "SEED reads features: expected Output(embedding, feature=...)…"),
         (lambda: patchy(student, without[1]), f"{patches}, got none"),
         (lambda: patchy(without[0], teacher), f"{patches}, got none"),
         (lambda: patchy.remember(*without, BATCH), f"{patches}, got none"),
