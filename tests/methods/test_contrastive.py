@@ -1,4 +1,4 @@
-"""Contrast within a batch: InfoNCE and NT-Xent against their definitions and loops, and the head that they share."""
+"""Contrast within a batch: InfoNCE and NT-Xent against loops, and what all that keep a queue share with them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +49,7 @@ def test_settings(cls: Batchwise) -> None:
     loss = cls()
     assert loss.tau == TAU[cls] and loss.projector is None and not list(loss.buffers())
     assert isinstance(cls(STUDENT, TEACHER).projector, Projector) and cls(5, 5, head="none").projector is None
+    assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
 
 
 def test_what_all_of_them_refuse() -> None:

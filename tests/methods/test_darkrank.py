@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.topology import Chooser, Nearest
-from relgraph.methods.darkrank import DarkRank, score
+from relgraph.methods.darkrank import DarkRank
 from tests.checks import assert_refused, case
 from tests.methods.golden import nearest, value_and_gradient, vectors
 
@@ -71,21 +71,6 @@ def test_of_equally_near_ones_the_first_of_the_batch_comes_first_on_edges_as_wel
         with case(by):
             sparse = DarkRank(graph="knn", k=N - 1, neighbours=by)
             torch.testing.assert_close(value_and_gradient(sparse, student, teacher), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_scores_are_powers_of_distances() -> None:
-    x, y = torch.randn(3, 5).double(), torch.randn(4, 5).double()
-    torch.testing.assert_close(score(0.7, 2.5)(x, y), -0.7 * torch.cdist(x, y) ** 2.5)
-    own = torch.eye(3, dtype=torch.bool)
-    torch.testing.assert_close(score(0.7, 0.5)(x)[~own], score(0.7, 0.5)(x, x.clone())[~own])
-    assert score(0.7, 0.5)(x).diagonal().isneginf().all()  # a node itself is the last of its list
-
-
-def test_equal_nodes_have_the_score_0_and_no_gradient() -> None:
-    for beta in (0.5, 3):
-        x = torch.ones(3, 4).double().requires_grad_()
-        scores = score(0.7, beta)(x)[~torch.eye(3, dtype=torch.bool)]
-        assert not scores.any() and not torch.autograd.grad(scores.sum(), x)[0].any()
 
 
 def test_what_it_refuses() -> None:

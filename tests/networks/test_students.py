@@ -56,8 +56,7 @@ PUBLISHED: dict[str, tuple[int, int, int, int, int, int, Maps]] = {
 LIGHT = [name for name, numbers in PUBLISHED.items() if numbers[4] < 50_000_000]
 # One or two of each family, of whose layers the others have more; the counts above are of all.
 FAMILIES = (
-    "resnet8", "resnet8x4", "resnet50", "wrn_16_1", "wrn_16_2", "vgg8", "vgg19",
-    "mobilenetv2", "shufflenetv1", "shufflenetv2",
+    "resnet8", "resnet8x4", "resnet50", "wrn_16_1", "wrn_16_2", "vgg11", "mobilenetv2", "shufflenetv1", "shufflenetv2",
 )  # fmt: skip
 
 
