@@ -244,10 +244,13 @@ def test_a_loss_is_pure(name: str, way: str) -> None:
 
 
 @each_way
-def test_training_changes_nothing_but_running_statistics(name: str, way: str) -> None:
+def test_training_changes_nothing_but_running_statistics_and_terms_are_named_scalars(name: str, way: str) -> None:
     method, (student, teacher) = make(name, way), outputs()
-    before = state(method)
-    torch.autograd.backward(method(learning(student), teacher, BATCH))
+    before, terms = state(method), method.terms(learning(student), teacher, BATCH)
+    assert all(re.fullmatch(r"[a-z][a-z_0-9]*", key) for key in terms)
+    assert all(term.shape == () and term.dtype == torch.float64 and term.isfinite() for term in terms.values())
+    assert len(terms) > 1 or list(terms) == [name] or "weight=0" in way
+    torch.autograd.backward(torch.stack([*terms.values()]).sum())
     # Those of BatchNorm layers, which no loss in training mode reads.
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert all(key.endswith(statistics) for key in differing(state(method), before))
@@ -446,14 +449,6 @@ def test_the_teachers_terms_train_the_teachers_parameters_alone(name: str, way: 
         torch.autograd.backward(term)
     assert trained(method) == of_the_teacher(method)
     assert all(part.grad is None for part in tensors(student).values())
-
-
-@each_way
-def test_terms_are_named_scalars_of_the_precision_of_the_nodes(name: str, way: str) -> None:
-    terms = make(name, way).terms(*outputs(), BATCH)
-    assert all(re.fullmatch(r"[a-z][a-z_0-9]*", key) for key in terms)
-    assert all(term.shape == () and term.dtype == torch.float64 and term.isfinite() for term in terms.values())
-    assert len(terms) > 1 or list(terms) == [name] or "weight=0" in way
 
 
 LARGE = 65504.0  # the largest number of float16
@@ -778,25 +773,15 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
 
 
 @each_method
-def test_a_method_has_its_published_weights_and_says_what_it_reads(name: str) -> None:
-    method = make(name)
+def test_a_method_has_its_published_weights_and_says_what_it_is_and_reads(name: str) -> None:
+    method, cls, info = make(name), METHODS[name], method_info(name)
     found = (method.weight, method.gamma, round(270 * method.init_share), method.pointwise)
     assert (*found, " ".join(method.reads), " ".join(method.terms(*outputs(), BATCH))) == PUBLISHED[name]
     assert method.augment == ("crop" if method.gamma or name == "anchor" else "contrastive")
-
-
-@each_method
-def test_a_method_says_what_it_is(name: str) -> None:
-    info = method_info(name)
-    assert METHODS[name].__name__.lower() == name
+    assert cls.__name__.lower() == name
     assert re.search(r"\b(19|20)\d\d\b", info.paper), "authors, year, arXiv number"
     assert info.differs not in ("", "-") and "\n" not in info.differs and not info.differs.endswith(".")
     assert info.criterion not in ("", "-") and info.kernel and info.topology
-
-
-@each_method
-def test_a_method_documents_where_it_differs_and_shows_an_executed_example(name: str) -> None:
-    cls = METHODS[name]
     assert cls.__doc__ is not None and "Paper, official code and this one:" in cls.__doc__
     (example,) = doctest.DocTestFinder(recurse=False).find(cls, globs={})
     assert any(line.want for line in example.examples)
