@@ -213,7 +213,7 @@ def test_a_relation_says_which_forms_it_has() -> None:
     median = Scale("median", divisor=torch.median)
     assert Relation(linear, scale=by_anchor_norm, criterion=half_square).forms() == ("matrix", "factored", "blocked")
     for parts in ({"kernel": euclidean}, {"criterion": huber}, {"scale": by_anchor_sum}, {"kernel": gaussian(0.4)}):
-        assert Relation(**parts).forms() == ("matrix", "blocked"), parts  # type: ignore[arg-type]
+        assert Relation(**parts).forms() == ("matrix", "blocked"), parts
     assert Relation(scale=median).forms() == ("matrix",)
     has = "weights has the forms auto,"
     pearsons, euclideans = (f"the relation of {name} {has} matrix" for name in ("pearson", "euclidean"))

@@ -326,16 +326,16 @@ def test_relabelling_the_batch_changes_nothing(name: str, way: str, refinement: 
     same(moved_gradient, {key: x[places[key.startswith("extra")]] for key, x in gradient.items()})
 
 
-def turned(x: Tensor) -> Tensor:
+def turned(x: Tensor) -> Any:
     return x @ torch.linalg.qr(torch.randn(x.shape[1], x.shape[1]).double()).Q
 
 
-def each_moved(x: Tensor) -> Tensor:
+def each_moved(x: Tensor) -> Any:
     scale, shift = torch.rand(2, len(x), 1).double() + 0.5
     return scale * x + shift
 
 
-def each_scaled(x: Tensor) -> Tensor:
+def each_scaled(x: Tensor) -> Any:
     return (torch.rand(len(x), 1).double() + 0.5) * x
 
 
@@ -355,8 +355,10 @@ def test_stated_invariances_hold_with_equal_images(name: str) -> None:
         method = make(name, f"{way} {options}")
         pair, values = outputs(), []
         for change in (Tensor.clone, *INVARIANT[name]):
-            moved = [x._replace(**{part: change(getattr(x, part)) for part in ("embedding", "feature", "logits")})
-                     for x in pair]  # fmt: skip
+            moved = []
+            for given in pair:
+                changed: Any = {part: change(getattr(given, part)) for part in ("embedding", "feature", "logits")}
+                moved.append(given._replace(**changed))
             values.append(method(*(x.each(lambda rows: torch.cat([rows[:1], rows[:-1]])) for x in moved), BATCH))
         torch.testing.assert_close(torch.stack(values), values[0].expand(len(values)), rtol=1e-7, atol=1e-9, msg=way)
 
@@ -520,7 +522,7 @@ def test_one_or_two_images_are_a_batch(name: str) -> None:
             if "graph=knn" in way and name != "crd":
                 continue
             with case(way, n):
-                given = *(each.each(Tensor.float) for each in outputs(n)), batch_of(n)
+                given: Any = *(each.each(Tensor.float) for each in outputs(n)), batch_of(n)
                 if name in RANKS:
                     length = 3 if "length=3" in way else 4
                     message = f"DarkRank ranks {length} others of each image: expected at least {length}…"

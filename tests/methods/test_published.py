@@ -137,7 +137,8 @@ def test_with_queues() -> None:
         ("lightly_v3_global_T0.07_6x6", Lightly(teacher_width=16, queue=32), 8),
     ]  # fmt: skip
     for key, method, roll in held:
-        keys = (method.remembered if isinstance(method, CSD) else method.memory).double().keys
+        memory: Any = method.remembered if isinstance(method, CSD) else method.memory
+        keys = memory.double().keys
         keys.copy_(queue_keys(len(keys)).roll(roll, 0))
         compare(key, method)
     for key, count in (("lightly_v1_T0.07_first_step_zero_queue", 32), ("lightly_v1_T0.07_queue6_batch8", 6)):
