@@ -105,7 +105,9 @@ def test_the_losses_of_an_epochs_batches_add_up_to_that_of_the_whole_graph(form:
     student, teacher, drawn = batches()
     for make in METHODS:
         whole = make(graph=drawn.graph.edge_index).terms(student, teacher)
-        values = of_batches(make(graph="knn", k=K, form=form), student, teacher, drawn), added(whole, N)
+        method: Any = make(graph="knn", k=K, form=form)
+        assert method.anchored
+        values = of_batches(method, student, teacher, drawn), added(whole, N)
         with case(make):
             torch.testing.assert_close(*values, rtol=1e-10, atol=1e-12)
             gradients = [torch.autograd.grad(value.sum(), student)[0] for value in values]
