@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from relgraph.data.decoding import ORIENTATION, read_image, read_numbers, size_as_seen, uncovered
@@ -59,14 +58,6 @@ def test_other_modes_become_rgb(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
         image = read_image(tmp_path / "a.png", None)
         assert image.mode == "RGB" and np.asarray(image).min() == 255
-
-
-def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    image = Image.new("P", (4, 4))
-    image.putpalette([255] * 768)
-    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
-    assert np.asarray(read_image(tmp_path / "a.png", None)).min() == 255
-    assert not recwarn.list
 
 
 def test_what_is_no_image_of_bytes_is_refused(tmp_path: Path) -> None:

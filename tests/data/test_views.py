@@ -59,11 +59,6 @@ def test_a_view_is_one_draw_for_all_images_by_seed_and_number() -> None:
         assert getattr(taken, name).dtype == expected.dtype and torch.equal(getattr(taken, name), expected)
 
 
-def test_more_views_leave_the_first_as_they_are() -> None:
-    few, many = (FixedViews(30, count, padding=4, flip=True, seed=1) for count in (2, 5))
-    assert torch.equal(few.dx, many.dx[:2]) and torch.equal(few.flip, many.flip[:2])
-
-
 def test_seeds_differ_and_flips_are_those_of_the_data_set() -> None:
     first, second = (FixedViews(64, 2, padding=4, flip=False, seed=seed) for seed in (0, 1))
     assert not torch.equal(first.dx, second.dx)

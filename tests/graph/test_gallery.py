@@ -12,11 +12,13 @@ from relgraph.graph.gallery import Search, nearest_in_gallery, ranks_of_positive
 from tests.checks import assert_refused, case
 
 
-def order_of(query: Tensor, gallery: Tensor, own: int, junk: Tensor | None = None) -> list[int]:
-    """Return the positions of a gallery's answers to a query, nearest first, of equally near ones the lower first."""
-    similarity = (normalize(gallery.double(), dim=1) @ normalize(query.double(), dim=0)).float().tolist()
-    left = [j for j in range(len(gallery)) if j != own and not (junk is not None and junk[j])]
-    return sorted(left, key=lambda j: (-similarity[j], j))
+def orders_of(queries: Tensor, gallery: Tensor, own: Tensor, junk: Tensor | None = None) -> list[list[int]]:
+    """Return the positions of a gallery's answers to each query, nearest first, of equal ones the lower first."""
+    near = (normalize(queries.double()) @ normalize(gallery.double()).T).float().tolist()
+    left = torch.ones(len(queries), len(gallery)).bool() if junk is None else ~junk
+    left[torch.arange(len(own))[own >= 0], own[own >= 0]] = False
+    return [sorted(some.nonzero().flatten().tolist(), key=lambda j, row=row: -row[j])  # type: ignore[misc]
+            for row, some in zip(near, left, strict=True)]  # fmt: skip
 
 
 def example(ties: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -36,17 +38,15 @@ def test_nearest_and_ranks_are_those_of_a_loop() -> None:
         for block, removed in ((None, None), (1, None), (5, junk), (36, junk), (100, None)):
             with case(ties, block, removed is not None):
                 search = Search(queries, gallery, own, removed, block)
-                orders = [
-                    order_of(q, gallery, int(at), None if removed is None else removed[i])
-                    for i, (q, at) in enumerate(zip(queries, own, strict=True))
-                ]
+                orders = orders_of(queries, gallery, own, removed)
                 nearest, similarity = nearest_in_gallery(search, 9)
                 assert nearest.tolist() == [order[:9] for order in orders]
                 assert bool((similarity.diff(dim=1) <= 0).all())
                 found = [row for part in ranks_of_positives(search, asked, held) for row in rows_of(part)]
+                classes = held.tolist()
                 expected = [
-                    [rank for rank, j in enumerate(order, start=1) if held[j] == asked[i] >= 0]
-                    for i, order in enumerate(orders)
+                    [rank for rank, j in enumerate(order, start=1) if classes[j] == label >= 0]
+                    for label, order in zip(asked.tolist(), orders, strict=True)
                 ]
                 assert found == expected
 

@@ -16,7 +16,8 @@ from relgraph.graph.topology import edges_of
 from relgraph.methods import CSD, EGA, PKT, SP, Batch
 from relgraph.names import refiner
 from relgraph.outputs import bare
-from tests.graph.test_neighbourhoods import naive_csd, naive_ega, naive_pkt, pearson
+from tests.checks import case
+from tests.graph.test_neighbourhoods import added, of_batches, pearson
 from tests.methods.golden import vectors
 
 N, D, K, SIZE = 60, 6, 2, 18
@@ -81,8 +82,9 @@ def drawn(found: Whole, hops: int) -> NeighbourBatches:
 def seeds_of(found: Whole, hops: int) -> tuple[bool, bool]:
     """Return whether the refined seeds of all batches are those of the whole graph, and so their neighbours."""
     method, equal = SP(graph="knn", k=K, nodes="embedding", refinement=found.refinement), [True, True]
-    for number, index in enumerate(drawn(found, hops)):
-        edges = drawn(found, hops).edges(number)
+    batches = drawn(found, hops)
+    for number, index in zip(range(4), batches, strict=False):
+        edges = batches.edges(number)
         with torch.no_grad():
             outputs = bare(found.student[index]), bare(found.teacher[index])
             moved = method.vectors(*outputs, edges)
@@ -127,22 +129,18 @@ def test_all_within_hops_are_in_the_batch_and_all_edges_among_them_carry_message
     assert drawn(found, 0).edges(0).messages is None
 
 
-@pytest.mark.parametrize(
-    ("method", "naive", "hops"),
-    [(EGA, "edges", 2), (partial(EGA, cross="own"), "own", 1), (PKT, naive_pkt, 2), (CSD, naive_csd, 2)],
-)
-def test_a_loss_reads_the_nodes_of_the_whole_graph(method: Any, naive: Any, hops: int) -> None:
+def test_the_losses_of_batches_add_up_to_that_of_the_whole_graph_with_refined_nodes() -> None:
     """EGA weighs the edges between nodes as they are, and matches refined ones."""
     found = whole("smooth")
-    loss = method(graph="knn", k=K, refinement=found.refinement)
-    for number in range(2):
-        index, edges = drawn(found, hops).batch(number)
-        s, t, moved = found.student[index], found.teacher[index], (found.moved[0][index], found.moved[1][index])
-        around: list[list[int]] = [[] for _ in range(edges.anchors)]
-        for j, i in edges.edge_index.T.tolist():
-            around[i].append(j)
-        expected = naive_ega(s, t, around, naive, moved) if isinstance(naive, str) else naive(*moved, around)
-        given = [edges, edges._replace(messages=None)] if naive == "own" else [edges]  # the edges to the seeds do
-        for brought in given:
-            value = loss(s, t, Batch(index, index, brought))
-            torch.testing.assert_close(value, expected, rtol=1e-6 if naive is naive_pkt else 1e-10, atol=1e-12)
+    for make, hops in ((EGA, 2), (partial(EGA, cross="own"), 1), (PKT, 2), (CSD, 2)):
+        loss: Any = make(graph="knn", k=K, refinement=found.refinement)
+        plain: Any = make(graph=found.graph.edge_index, refinement=found.refinement)
+        with case(make, hops):
+            expected = added(plain.terms(found.student, found.teacher), N)
+            values = of_batches(loss, found.student, found.teacher, drawn(found, hops))
+            torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
+    index, edges = drawn(found, 1).batch(0)
+    own = EGA(graph="knn", k=K, refinement=found.refinement, cross="own")
+    values = own(found.student[index], found.teacher[index], Batch(index, index, edges))
+    bare = edges._replace(messages=None)  # the edges to the seeds do
+    torch.testing.assert_close(own(found.student[index], found.teacher[index], Batch(index, index, bare)), values)

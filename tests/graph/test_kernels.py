@@ -91,9 +91,9 @@ def test_leading_dimensions_are_batches_of_graphs(kernel: Kernel) -> None:
 def test_gradients(kernel: Kernel) -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     y = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(kernel, (x, y))
-    assert torch.autograd.gradcheck(lambda x: kernel(x), (x,))
-    assert torch.autograd.gradgradcheck(kernel, (x, y))
+    assert torch.autograd.gradcheck(kernel, (x, y), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: kernel(x), (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(kernel, (x, y), fast_mode=True)
 
 
 def test_directions_and_their_gradients_are_those_of_the_written_formula() -> None:
@@ -126,13 +126,6 @@ def test_directions_are_differentiated_twice_and_compiled() -> None:
     torch.testing.assert_close(compiled.grad, leaf.grad)
 
 
-def test_pearson_ignores_scale_and_shift_of_each_node() -> None:
-    x, y = torch.randn(6, 8).double(), torch.randn(5, 8).double()
-    scale, shift = torch.rand(6, 1).double() + 0.1, 100 * torch.randn(6, 1).double()
-    torch.testing.assert_close(pearson(scale * x + shift, y), pearson(x, y), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(pearson(-x, y), -pearson(x, y))
-
-
 @pytest.mark.parametrize("kernel", [euclidean, squared_euclidean], ids=lambda kernel: kernel.name)
 def test_distances_keep_their_digits_are_never_negative_and_exactly_zero_to_oneself(kernel: Kernel) -> None:
     metric = "euclidean" if kernel is euclidean else "sqeuclidean"
@@ -142,12 +135,6 @@ def test_distances_keep_their_digits_are_never_negative_and_exactly_zero_to_ones
         torch.testing.assert_close(kernel(x).double(), expected, rtol=3e-6, atol=1e-7)
     x = torch.rand(20, 8).repeat(2, 1) + 5
     assert (kernel(x) >= 0).all() and not kernel(x).diagonal().any()
-
-
-def test_the_taylor_polynomial_tends_to_the_gaussian() -> None:
-    x = torch.randn(6, 5).double()
-    torch.testing.assert_close(gaussian_taylor(0.4, 20)(x), gaussian(0.4)(x))
-    torch.testing.assert_close(gaussian_taylor(0.4, 0)(x), torch.full((6, 6), math.exp(-0.8), dtype=torch.float64))
 
 
 def pattern(value: float, dtype: torch.dtype, n: int = 4) -> Tensor:

@@ -20,14 +20,13 @@ from relgraph.graph.pair import (
     _all_edges,
     adjacency,
     graph_pair,
-    topology_of,
     weights,
     with_edges,
 )
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_sum
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Graph, Nearest, Rule, WithOwn
+from relgraph.graph.topology import ALL_PAIRS, Above, Given, Graph, Nearest, Rule, WithOwn
 from tests.checks import assert_refused
 
 N, D = 7, 5
@@ -50,25 +49,6 @@ def test_all_pairs_hold_numpys_correlations_with_sources_in_rows() -> None:
     torch.testing.assert_close(adjacency(pair, TEACHER), correlations(teacher, teacher))
     torch.testing.assert_close(adjacency(pair, MATCHES).detach(), correlations(teacher, student))
     torch.testing.assert_close(weights(pair, MATCHES).detach(), correlations(student, teacher))
-
-
-def test_the_cross_graph_joins_own_and_neighbours() -> None:
-    student, teacher = embeddings()
-    pair = graph_pair(student, teacher, topology=Nearest(2))
-    own = [(i, i) for i in range(N)]
-    edges = list(map(tuple, pair[MATCHES].edge_index.T.tolist()))
-    assert edges[:N] == own
-    assert edges[N:] == list(map(tuple, pair[TEACHER].edge_index.T.tolist()))
-
-
-def test_topologies() -> None:
-    student, teacher = embeddings()
-    dense, sparse = graph_pair(student, teacher), graph_pair(student, teacher, topology=Nearest(2))
-    assert topology_of(dense) is ALL_PAIRS
-    for kind in (STUDENT, TEACHER, MATCHES):
-        edges = topology_of(sparse, kind)
-        assert isinstance(edges, Edges) and edges.anchors == N
-        assert edges.edge_index is sparse[kind].edge_index
 
 
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(2)], ids=str)

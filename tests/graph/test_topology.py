@@ -55,20 +55,6 @@ def every_pair(n: int) -> Edges:
 EDGES = Edges(torch.tensor([[3, 1, 0, 2, 4, 1], [0, 0, 2, 4, 2, 2]]), anchors=5)
 
 
-def test_pick_reads_anchor_and_candidate() -> None:
-    matrix = torch.randn(5, 5)
-    expected = [matrix[anchor, candidate] for candidate, anchor in EDGES.edge_index.T.tolist()]
-    assert EDGES.pick(matrix).tolist() == [float(e) for e in expected]
-
-
-def test_pick_of_a_matrix_that_is_not_square() -> None:
-    edges = Edges(torch.tensor([[6, 0, 3], [0, 1, 1]]), anchors=2)
-    matrix = torch.arange(14.0).view(2, 7)
-    assert edges.pick(matrix).tolist() == [6, 7, 10]
-    batch = torch.stack([matrix, matrix + 100])
-    assert edges.pick(batch).tolist() == [[6, 7, 10], [106, 107, 110]]
-
-
 def test_reductions_are_those_of_each_anchor() -> None:
     weights = torch.randn(6).double()
     groups = {0: [0, 1], 2: [2, 4, 5], 4: [3]}
@@ -115,15 +101,6 @@ def test_who_chooses(by: Chooser, combine: Callable[[Pairs, Pairs], Pairs]) -> N
         edges = Nearest(k, by)(student, teacher, pearson)
         assert isinstance(edges, Edges) and edges.anchors == 12
         assert as_set(edges) == combine(neighbours(student, k), neighbours(teacher, k)), k
-
-
-def test_with_own_puts_each_nodes_counterpart_first() -> None:
-    student, teacher = matrices()
-    edges = Nearest(3)(student, teacher, pearson)
-    across = edges.with_own()
-    assert across.edge_index[:, :12].tolist() == [list(range(12))] * 2
-    assert torch.equal(across.edge_index[:, 12:], edges.edge_index)
-    assert as_set(Nearest(11)(student, teacher, pearson).with_own()) == as_set(every_pair(12))
 
 
 @pytest.mark.parametrize("rule", [Nearest(3), Nearest(2, "mutual"), Above(0.4), Given(torch.tensor([[1, 2], [0, 5]]))])

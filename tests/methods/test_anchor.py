@@ -1,7 +1,5 @@
 """The anchor against the authors' numbers and its formulas; its heads, and what a sum with it stores."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,16 +10,7 @@ from relgraph.methods.base import Space
 from relgraph.names import build_method
 from relgraph.networks.heads import Regressor, layers_like
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, maps, value_and_gradient, vectors
-
-
-def test_the_authors_numbers() -> None:
-    for key, n in {"simreg": 8, "simreg_B12_D16": 12, "simreg_mse_nonorm_flag": 8}.items():
-        student, teacher = embeddings(n)
-        check(key, partial(Anchor(), student, teacher), {"student": student})
-    student, teacher = embeddings()
-    loss = partial(Anchor(distance="mean_square"), student, teacher)
-    check("feature_regression_mean_square (definition)", loss, {"student": student})
+from tests.methods.golden import check, maps, vectors
 
 
 @pytest.mark.parametrize("height", [6, 4])
@@ -79,16 +68,6 @@ def test_one_image_in_training_is_normalised_by_the_running_statistics() -> None
     assert layers.train()(x.expand(2, 4)).shape == (2, 6)
 
 
-def test_it_says_where_the_nodes_are() -> None:
-    """A rotation costs, which no relation sees; the gradient is none at the teacher's own vectors."""
-    loss, (student, teacher) = Anchor(), vectors(6, 4, 4)
-    rotation, _ = torch.linalg.qr(torch.randn(4, 4).double())
-    assert loss(teacher @ rotation, teacher) > 0.1
-    value, gradient = value_and_gradient(loss, 5 * teacher.clone().requires_grad_(), teacher)
-    assert value.abs() < 1e-12 and gradient.abs().max() < 1e-12
-    assert loss(student, teacher) > 0.1
-
-
 def test_a_sum_with_an_anchor_stores_its_head_with_the_student() -> None:
     """Whatever the other method is, and on whichever nodes."""
     run = RunFacts(dim=5, student_width=6, teacher_width=7)
@@ -111,18 +90,3 @@ def test_what_it_refuses() -> None:
         (lambda: Anchor(distance="cosin"), "unknown distance 'cosin': did you mean 'cosine'? (known: cosine, …"),  # type: ignore[arg-type]
         (lambda: Anchor(4), "the head of Anchor ends at the teacher's width: expected teacher_width, got none"),
     )
-
-
-@pytest.mark.parametrize("head", ["mlp", "linear"])
-def test_its_defaults_train(head: str) -> None:
-    torch.manual_seed(0)
-    loss = Anchor(6, 4, head=head)  # type: ignore[arg-type]
-    student, teacher = torch.randn(32, 6), torch.randn(32, 6)
-    teacher = student[:, :4].sin()
-    optimiser = torch.optim.SGD(loss.parameters(), lr=0.3, momentum=0.9)
-    before = loss(student, teacher).item()
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss(student, teacher).backward()
-        optimiser.step()
-    assert loss(student, teacher) < 0.2 * before

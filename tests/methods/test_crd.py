@@ -119,19 +119,6 @@ def test_it_remembers_the_embeddings_of_both_networks() -> None:
         assert not bank.keys.requires_grad
 
 
-def test_knn_of_all_is_dense() -> None:
-    for labels in (LABELS, None):
-        for k in (11, 12, 1000):
-            dense, knn = crd("dense", labels), crd("knn", labels, k=k)
-            for step in range(2):
-                with case(labels, k, step):
-                    knn.load_state_dict(dense.state_dict())
-                    student, teacher = features()
-                    found, expected = (value_and_gradient(loss, student, teacher, BATCH) for loss in (knn, dense))
-                    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
-                    dense.remember(*outputs(student, teacher), BATCH)
-
-
 def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
     """Z of the batch itself, also from bfloat16, in which a loop computes the loss; later batches leave it alone."""
     loss, (student, teacher) = crd("dense").float(), outputs(*(x.detach().bfloat16() for x in features()))

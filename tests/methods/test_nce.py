@@ -6,7 +6,6 @@ from torch.nn.functional import cosine_similarity
 
 from relgraph.graph.topology import ALL_PAIRS, Nearest
 from relgraph.methods import CCL, NCE, Output
-from relgraph.methods.nce import same_class
 from tests.checks import case
 from tests.methods.golden import batch, check, embeddings, graphs_with_edges, logits, vectors
 
@@ -42,17 +41,6 @@ def test_value_is_that_of_a_loop() -> None:
                     expected = loop(student, teacher, labels, edges, tau)
                     found = NCE(tau, graph=graph)(student, teacher, batch(labels))
                     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
-
-
-def test_official_value_and_gradient() -> None:
-    student, teacher = embeddings()
-    check("nce_tau0.1", lambda: NCE()(student, teacher, FOUR_CLASSES), {"student": student})
-
-
-def test_which_images_are_of_one_class() -> None:
-    labels = [2, -1, 2, 0, -1]
-    expected = [[i == j or (a == b and a >= 0) for j, b in enumerate(labels)] for i, a in enumerate(labels)]
-    assert same_class(torch.tensor(labels)).tolist() == expected
 
 
 def test_certain_anchors_stay_finite() -> None:

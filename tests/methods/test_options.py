@@ -1,18 +1,17 @@
 """Options of methods: their help and facts, a method of one's own with them, and the weights of terms."""
 
 import re
-from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.methods import EGA, IRG, METHODS, RKD, SSKD, Batch, Method, Output, RunFacts, option
 from relgraph.methods.base import facts_of
 from relgraph.methods.relational import Relational
-from relgraph.names import build, build_method, parse_methods, read_arguments
+from relgraph.names import build_method, parse_methods, read_arguments
 from relgraph.options import options_of
 from tests.checks import assert_refused, assert_refused_like
 from tests.methods.golden import random_output
@@ -72,49 +71,6 @@ def test_the_temperature_is_an_option_of_the_methods_that_have_one() -> None:
     assert both is not None and [both.parts[name].temperature for name in ("kd", "sskd")] == [3.0, 2.0]
     told = r"several methods: write kd\.temperature or sskd\.temperature$"
     assert_refused_like((lambda: build_method("kd+sskd", RUN, {}, ["temperature=2"]), told))
-
-
-class Mine(Method):
-    """Follow the teacher's feature through a linear layer, `mean |W s - t|^power`.
-
-    Args:
-        power: Power > 0 of each difference.
-    """
-
-    weight = 3.0
-    reads = ("feature",)
-    student_width: int
-    teacher_width: int
-    power: float = option(default=2.0, above=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.layer = nn.Linear(self.student_width, self.teacher_width)
-
-    @classmethod
-    def for_run(cls, run: RunFacts, **options: Any) -> Self:
-        return cls(run.student_width, run.teacher_width, **options)
-
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        assert student.feature is not None and teacher.feature is not None
-        return {"mine": (self.layer(student.feature) - teacher.feature).abs().pow(self.power).mean()}
-
-
-def test_a_method_of_ones_own_is_written_built_and_trained_like_the_others() -> None:
-    known = {**METHODS, "mine": Mine}
-    assert list(options_of(Mine)) == ["power"] and options_of(Mine)["power"].help == "Power > 0 of each difference."
-    loss = build(parse_methods("mine+0.5*pkt", known=known), RUN, {"graph": "knn", "k": 3}, ["power=1.5"])
-    assert loss is not None and loss.weights == {"mine": 3.0, "pkt": 0.5} and loss.reads == ("feature",)
-    mine = loss.parts["mine"]
-    assert isinstance(mine, Mine) and mine.power == 1.5 and mine.layer.weight.shape == (6, 5)
-    student, teacher = (Output(torch.randn(8, 4), feature=torch.randn(8, width)) for width in (5, 6))
-    optimiser = torch.optim.SGD(loss.parameters(), lr=0.1)
-    before = loss(student, teacher)
-    before.backward()
-    optimiser.step()
-    assert loss(student, teacher) < before
-    zero = partial(build, parse_methods("mine", known=known), RUN, {}, ["power=0"])
-    assert_refused((zero, "power must be above 0, got 0.0"))
 
 
 WEIGHED: tuple[tuple[type[Method], dict[str, Any], dict[str, float]], ...] = (

@@ -1,15 +1,12 @@
 """What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
 
-from dataclasses import field
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relgraph.graph.kernels import Kernel, euclidean, linear
-from relgraph.graph.pair import STUDENT, TEACHER, weights
+from relgraph.graph.kernels import linear
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import ALL_PAIRS, Graph, Nearest
@@ -24,15 +21,6 @@ from tests.methods.golden import nearest, random_output
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
 WIDTHS: dict[Part, tuple[int, int]] = {"embedding": (DIM, DIM), "feature": (STUDENT_WIDTH, TEACHER_WIDTH)}
-
-
-class Weighing(Relational):
-    """Compares the graphs of one kernel."""
-
-    kernel: Kernel = field(default=linear, kw_only=True)
-
-    def make_relation(self) -> Relation:
-        return Relation(self.kernel)
 
 
 def relational(graph: Graph = "dense", nodes: Part = "feature", refinement: Refinement | None = None) -> Relational:
@@ -67,34 +55,6 @@ def test_smoothing_moves_the_nodes(part: Part) -> None:
         for x, found in zip(plain, refined, strict=True):
             neighbours = double_loop(x, torch.from_numpy(np.corrcoef(x.numpy())), edges)
             torch.testing.assert_close(found, (x + neighbours) / 2)
-
-
-@pytest.mark.parametrize("kernel", [linear, euclidean], ids=lambda kernel: kernel.name)
-def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_own_edge(kernel: Kernel) -> None:
-    student, teacher = outputs()
-    pair = Weighing(graph=Nearest(3), kernel=kernel).pair(student, teacher)
-    assert pair is not None and teacher.feature is not None and student.feature is not None
-    sign = -1 if kernel.nearest_is_largest else 1
-    near = nearest(list(teacher.feature), 3, lambda a, b: sign * float(kernel(a[None], b[None])))
-    expected = {(i, i) for i in range(N)} | set(near)
-    for kind, x in ((STUDENT, student.feature), (TEACHER, teacher.feature)):
-        source, target = pair[kind].edge_index
-        assert len(source) == 4 * N
-        assert set(zip(source.tolist(), target.tolist(), strict=True)) == expected
-        torch.testing.assert_close(weights(pair, kind), kernel(x)[target, source])
-    assert set(pair.edge_types) == {STUDENT, TEACHER}
-    without_relation = relational(Nearest(3)).pair(student, teacher)
-    assert without_relation is not None and without_relation[STUDENT].edge_index.shape[1] == 4 * N
-
-
-def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
-    student, teacher = outputs()
-    method = Weighing(graph=Nearest(3))
-    pair = method.pair(student, teacher)
-    s, t = (weights(pair, kind) for kind in (STUDENT, TEACHER))
-    terms = method.terms(student, teacher)
-    assert list(terms) == ["weighing"]
-    torch.testing.assert_close(terms["weighing"], (s - t).norm())
 
 
 def test_a_relation_does_not_hide_a_topology_from_the_options() -> None:

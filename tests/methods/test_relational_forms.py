@@ -14,7 +14,7 @@ from relgraph.graph.contrast import batch_contrast, view_contrast
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.factored import gram
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, Form, graph_pair, has_weights, weights
+from relgraph.graph.pair import Form, graph_pair, has_weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm
@@ -152,15 +152,6 @@ def test_a_pair_without_matrices_holds_its_nodes_and_says_so(form: Form) -> None
     assert [kernel for _, kernel in seen] == [pearson]
     whole = graph_pair(student, teacher)
     assert whole.form == "matrix" and has_weights(whole)
-
-
-def test_a_sparse_pair_found_in_blocks_is_the_same_graph() -> None:
-    one, other = (graph_pair(*nodes(constant=False), topology=Nearest(3), form=form) for form in ("matrix", "blocked"))
-    assert other.form == "blocked" and has_weights(other) and one.edge_types == other.edge_types
-    for kind in one.edge_types:
-        assert torch.equal(one[kind].edge_index, other[kind].edge_index)
-        torch.testing.assert_close(weights(one, kind), weights(other, kind), rtol=1e-12, atol=1e-14)
-    assert {STUDENT, TEACHER} <= set(one.edge_types)
 
 
 def test_auto_takes_products_of_large_batches_alone() -> None:

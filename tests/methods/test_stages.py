@@ -9,26 +9,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.methods import AB, AT, FSP, FT, NST, VID, FitNet, Method, RunFacts
 from relgraph.methods.base import Shapes
-from relgraph.methods.stages import check_maps, check_stages, map_pairs, norm, paired, same_size
+from relgraph.methods.stages import check_maps, check_stages, map_pairs, norm, same_size
 from tests.checks import assert_refused
 from tests.methods.golden import output_of_maps
 
 SHAPE = (4, 8, 8)
-
-
-def test_the_deepest_face_each_other() -> None:
-    assert paired([1, 2, 3], [4, 5, 6]) == [(1, 4), (2, 5), (3, 6)]
-    assert paired([1, 2, 3], [5, 6]) == [(2, 5), (3, 6)]
-    assert paired([3], [4, 5, 6]) == [(3, 6)]
-    assert paired([], [4]) == []
-
-
-def test_pairs_of_maps_begin_with_a_stem() -> None:
-    student = output_of_maps([(1, 8, 8), (2, 8, 8), (3, 4, 4)])
-    teacher = output_of_maps([(5, 8, 8), (6, 8, 8), (7, 4, 4), (8, 2, 2)])
-    pairs = map_pairs(student, teacher, "AT")
-    assert [(s.shape[1], t.shape[1]) for s, t in pairs] == [(1, 6), (2, 7), (3, 8)]
-    assert all(s is a and t is b for (s, t), a, b in zip(pairs, student.maps, teacher.maps[1:], strict=True))
 
 
 def test_one_size_is_the_mean_over_windows() -> None:

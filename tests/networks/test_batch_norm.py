@@ -98,10 +98,16 @@ def coarse(processes: ProcessGroup, dtype: torch.dtype, autocast: bool) -> dict[
     return {**found, **dict(layer.named_buffers())}
 
 
+HALVES = ((torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, False))
+
+
+def all_coarse(processes: ProcessGroup) -> list[dict[str, Tensor]]:
+    return [coarse(processes, *half) for half in HALVES]
+
+
 def test_half_precision_has_statistics_in_float32(tmp_path: Path) -> None:
-    for dtype, autocast in ((torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, False)):
-        first, second = run_on(2, coarse, tmp_path, dtype, autocast)
-        expected = coarse(SINGLE_PROCESS, dtype, autocast)
+    results = zip(HALVES, *run_on(2, all_coarse, tmp_path), all_coarse(SINGLE_PROCESS), strict=True)
+    for (dtype, _), first, second, expected in results:
         for key in ("seen", "x"):
             # The input's gradient is rounded twice where torch's is rounded once.
             both, eps = torch.cat((first[key], second[key])), torch.finfo(dtype).eps
