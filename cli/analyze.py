@@ -17,16 +17,9 @@ OF_GRAPH = (
     "communities", "modularity", "connected components", "largest component", "most often chosen",
     "skewness of how often (hubs)", "never chosen", "without variance",
 )  # fmt: skip
-EPILOG = """\b
-Examples:
-  relgraph analyze runs/knn8                           the test split: tables, and runs/knn8/analysis-test.json
-  relgraph analyze runs/knn8 --split train --first 2000 --k 5 --out train.json
-  relgraph analyze runs/knn8 --source projection       of what the loss read, in place of the teacher's own vectors
-  relgraph analyze embeddings/digits                   a store of relgraph embed: the teacher's graph, without a run
-"""
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN_OR_STORE
 @click.option("--split", type=SPLITS, help="Of a RUN. [default: test]")
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
@@ -53,6 +46,13 @@ def analyze(run: Path, split: Any, out: Path | None, **options: Any) -> None:
 
     Of a STORE of relgraph embed, or a table of vectors (.npy, .parquet), the teacher's graph is analysed alone; labels
     are those of the data set that the store names, or of --dataset.
+
+    \b
+    Examples:
+      relgraph analyze runs/knn8                           the test split: tables, and runs/knn8/analysis-test.json
+      relgraph analyze runs/knn8 --split train --first 2000 --k 5 --out train.json
+      relgraph analyze runs/knn8 --source projection       of what the loss read, in place of the teacher's own vectors
+      relgraph analyze embeddings/digits                   a store of relgraph embed: the teacher's graph, without a run
     """
     from relgraph import api
     from relgraph.analysis.analysis import write_summary

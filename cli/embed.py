@@ -12,19 +12,8 @@ from .launch import over_devices
 from .options import ALLOW_CODE, recipe_options
 from .show import say
 
-EPILOG = """\b
-Examples:
-  relgraph embed --dataset digits --teacher embedded:digits --views 4
-  relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
-  relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
-  relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
-  relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
-  relgraph embed --devices 4 --dataset folder:photos --image-size 224 --teacher timm:vit_base_patch16_224.dino
-  torchrun --nproc-per-node 4 -m relgraph embed ...        the same by torchrun, on several machines too
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @click.option(
     "--views", default=1, show_default=True, type=click.IntRange(min=1),
     help="Views of every image: the image itself, and a fixed crop and flip for each further one.",
@@ -66,6 +55,16 @@ def embed(out: Path | None, split: Any, devices: int | None, allow_code: bool, *
     in FILE.names.txt. Image files are resized to the network's size without --image-size. The network may be a student:
     --teacher checkpoint:RUN, with --teacher-args output=embedding for the vectors that its method compared; of a RUN
     with --refine, FILE.parquet and .csv hold `refined` as well, each moved by its nearest in the table.
+
+    \b
+    Examples:
+      relgraph embed --dataset digits --teacher embedded:digits --views 4
+      relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
+      relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
+      relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
+      relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
+      relgraph embed --devices 4 --dataset folder:photos --image-size 224 --teacher timm:vit_base_patch16_224.dino
+      torchrun --nproc-per-node 4 -m relgraph embed ...        the same by torchrun, on several machines too
     """
     from relgraph.deploy.vector_table import is_table, write_vectors
     from relgraph.own_code import permitting

@@ -9,15 +9,6 @@ import click
 from .options import SPLIT, own_code_options
 from .show import accuracies, by_class, say, say_all, table
 
-EPILOG = """\b
-Examples:
-  relgraph evaluate runs/digits-resnet8-ega-dense-seed0
-  relgraph evaluate runs/knn8 --json > knn8.json
-  relgraph evaluate runs/knn8 --cost
-  relgraph evaluate runs/clip --gallery teacher                   the student's queries against the teacher's vectors
-  relgraph evaluate runs/clip --gallery embeddings/cifar100-clip  against all that relgraph embed stored
-  relgraph evaluate runs/clip --zero-shot classes.txt
-"""
 # The rows of a table of retrieval: who asks, and whose index answers.
 SIDES = {
     "student_teacher": "student in the teacher's index",
@@ -26,7 +17,7 @@ SIDES = {
 }
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--k", type=click.IntRange(min=1),
               help="Neighbours that vote in the k-NN accuracy, or with --gallery those of which the overlap with the "
@@ -62,6 +53,15 @@ def evaluate(
     With --cost a table has what the student costs on this machine in torch, compiled by torch, and in onnxruntime as
     float32 and int8 (`pip install 'relgraph[deploy]'`), beside the teacher in torch. MACs are multiply-accumulates for
     one image, images/s the median of five calls or more of 64 images.
+
+    \b
+    Examples:
+      relgraph evaluate runs/digits-resnet8-ega-dense-seed0
+      relgraph evaluate runs/knn8 --json > knn8.json
+      relgraph evaluate runs/knn8 --cost
+      relgraph evaluate runs/clip --gallery teacher                   the student asks, the teacher's vectors answer
+      relgraph evaluate runs/clip --gallery embeddings/cifar100-clip  against all that relgraph embed stored
+      relgraph evaluate runs/clip --zero-shot classes.txt
     """
     from relgraph import api
 

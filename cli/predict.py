@@ -9,17 +9,8 @@ import click
 from .options import RUN, named_places, own_code_options
 from .show import say, say_all, table
 
-EPILOG = """\b
-Examples:
-  relgraph predict runs/photos new.jpg                         a table: class and probability
-  relgraph predict runs/photos new 'more/**/*.jpg' --top 3     all images of a folder, and of a pattern
-  relgraph predict runs/photos new -o classes.csv              or .json
-  relgraph predict runs/photos - --format json                 names on standard input, one a line
-  relgraph predict runs/cells new --masks masks --overlay      the class of each pixel, as PNG files
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN
 @click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Number of classes of an image.")
@@ -43,6 +34,14 @@ def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any
     Where pixels have classes, those are told that most pixels of an image have, with their share of it. With --masks
     the map of an image, a.jpg, is DIR/a.png: of the image's size, with a palette, its values are the numbers of the
     classes, whose names and colours are in DIR/classes.json.
+
+    \b
+    Examples:
+      relgraph predict runs/photos new.jpg                         a table: class and probability
+      relgraph predict runs/photos new 'more/**/*.jpg' --top 3     all images of a folder, and of a pattern
+      relgraph predict runs/photos new -o classes.csv              or .json
+      relgraph predict runs/photos - --format json                 names on standard input, one a line
+      relgraph predict runs/cells new --masks masks --overlay      the class of each pixel, as PNG files
     """
     from relgraph import api
 

@@ -14,21 +14,8 @@ from .options import DEVICES, given_options, pretraining_options, refuse_beside_
 from .show import accuracies, say, say_all
 from .stopping import stoppable
 
-EPILOG = """\b
-Examples:
-  relgraph pretrain                                        the teacher that comes with the package, on digits
-  relgraph pretrain --dataset folder:photos --image-size 64 --network resnet20
-  relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100 --network wrn_16_2
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8 --method seed
-  relgraph pretrain --objective sskd-head --dataset cifar100 --teacher checkpoint:runs/TEACHER
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/TEACHER --method sskd --ss-head runs/HEAD
-  relgraph pretrain --devices 4 --batch-size 1024 --dataset folder:photos --image-size 64    one loss over four
-  relgraph pretrain --resume runs/NAME
-"""
 
-
-@click.command(cls=Grouped, epilog=EPILOG)
+@click.command(cls=Grouped)
 @run_options
 @DEVICES
 @pretraining_options
@@ -40,6 +27,18 @@ def pretrain(out: Path | None, resume: Path | None, devices: int | None, allow_c
     with --teacher-args output=projection the vectors that were contrasted.
 
     The objective sskd-head trains no network but the self-supervision head that SSKD reads of a given teacher.
+
+    \b
+    Examples:
+      relgraph pretrain                                        the teacher that comes with the package, on digits
+      relgraph pretrain --dataset folder:photos --image-size 64 --network resnet20
+      relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100 --network wrn_16_2
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8 --method seed
+      relgraph pretrain --objective sskd-head --dataset cifar100 --teacher checkpoint:runs/TEACHER
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/TEACHER --method sskd --ss-head runs/HEAD
+      relgraph pretrain --devices 4 --batch-size 1024 --dataset folder:photos --image-size 64    one loss over four
+      relgraph pretrain --resume runs/NAME
     """
     refuse_beside_resume(resume, options, out)
     from relgraph.own_code import permitting

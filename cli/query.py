@@ -8,15 +8,8 @@ import click
 from .options import RUN, named_places, own_code_options
 from .show import columns, say, say_all
 
-EPILOG = """\b
-Examples:
-  relgraph query runs/NAME photo.jpg --index embeddings/STORE     the ten nearest images of a store
-  relgraph query runs/NAME new 'more/*.jpg' --index STORE --html page.html
-  relgraph query runs/NAME photo.jpg --index clip.parquet --k 3 --json
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN
 @click.argument("images", nargs=-1, required=True)
 @click.option("--index", type=click.Path(path_type=Path), required=True, metavar="STORE|FILE",
@@ -41,6 +34,12 @@ def query(run: Path, images: tuple[str, ...], as_json: bool, **options: Any) -> 
     index compares them (relgraph embed --index-transform). Answers are told by their files, or where the data are no
     files by their positions in the training split. The search is exact, by faiss where it is installed. Files that
     cannot be read are named on standard error and skipped; the exit status is 1 if none can be read.
+
+    \b
+    Examples:
+      relgraph query runs/NAME photo.jpg --index embeddings/STORE     the ten nearest images of a store
+      relgraph query runs/NAME new 'more/*.jpg' --index STORE --html page.html
+      relgraph query runs/NAME photo.jpg --index clip.parquet --k 3 --json
     """
     from relgraph import api
 

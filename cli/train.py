@@ -14,30 +14,8 @@ from .options import DEVICES, given_options, recipe_options, refuse_beside_resum
 from .show import accuracies, say, say_all
 from .stopping import stoppable
 
-EPILOG = """\b
-Examples:
-  relgraph train --graph dense
-  relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
-  relgraph train --method none                             the student alone, to compare with
-  relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
-  relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
-  relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
-  relgraph train --dataset cifar100 --preset crd --teacher repdistiller:resnet32x4 --teacher-weights ckpt_epoch_240.pth
-  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
-  relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
-  relgraph train --method seed                             without labels; then fine-tune what came of it:
-  relgraph train --method none --init-from runs/NAME
-  relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
-  relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
-  relgraph train --devices 2 --batch-size 128              one graph over two processes or GPUs
-  relgraph train --batch-size 1024 --accumulate 8          a large graph on a small device
-  torchrun --nproc-per-node 4 -m relgraph train            the same by torchrun, on several machines too
-  relgraph train --config recipe.yaml --seed 2
-  relgraph train --resume runs/knn8
-"""
 
-
-@click.command(cls=Grouped, epilog=EPILOG)
+@click.command(cls=Grouped)
 @run_options
 @click.option(
     "--preset",
@@ -56,6 +34,27 @@ def train(
 
     Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
     a teacher that was trained without labels and comes with the package.
+
+    \b
+    Examples:
+      relgraph train --graph dense
+      relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
+      relgraph train --method none                             the student alone, to compare with
+      relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
+      relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
+      relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
+      relgraph train --dataset cifar100 --preset crd --teacher repdistiller:resnet32x4 --teacher-weights ckpt_240.pth
+      relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
+      relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
+      relgraph train --method seed                             without labels; then fine-tune what came of it:
+      relgraph train --method none --init-from runs/NAME
+      relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
+      relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
+      relgraph train --devices 2 --batch-size 128              one graph over two processes or GPUs
+      relgraph train --batch-size 1024 --accumulate 8          a large graph on a small device
+      torchrun --nproc-per-node 4 -m relgraph train            the same by torchrun, on several machines too
+      relgraph train --config recipe.yaml --seed 2
+      relgraph train --resume runs/knn8
     """
     refuse_beside_resume(resume, options, out, clip_mode)
     preset = options.pop("preset")
