@@ -8,7 +8,7 @@ import click
 
 from relgraph.analysis.sources import title
 
-from .options import RUN_OR_STORE, SPLITS, own_code_options, source_option
+from .options import FIRST, RUN_OR_STORE, SPLITS, own_code_options, source_option
 from .show import columns, say, say_all, table
 
 ROWS = 5
@@ -23,12 +23,7 @@ OF_GRAPH = (
 @RUN_OR_STORE
 @click.option("--split", type=SPLITS, help="Of a RUN. [default: test]")
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
-@click.option(
-    "--first",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Only N images of the split, drawn evenly over its classes. [default: all]",
-)
+@FIRST
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search for communities.")
 @click.option("--search", type=click.Choice(["blocks", "faiss"]),
               help="How neighbours are found, both exact. [default: faiss if it is installed]")  # fmt: skip

@@ -6,23 +6,19 @@ from typing import Any
 
 import click
 
-from .options import RUN, named_places, own_code_options
+from .options import RUN, image_options, named_places, own_code_options
 from .show import say, say_all, table
 
 
 @click.command()
 @RUN
-@click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Number of classes of an image.")
 @click.option("--format", type=click.Choice(["csv", "json"]), help="[default: by the file's suffix, else a table]")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="File to write, which must be new.")
 @click.option("--masks", type=click.Path(path_type=Path), metavar="DIR",
               help="Where pixels have classes: a new folder for a PNG file of these for each image.")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Write each image under the colours of its classes there as well.")
-@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images. [default: one a core, to 8]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where to compute.")  # fmt: skip
+@image_options
 @own_code_options
 def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Tell the classes of IMAGES, by the student of a RUN.

@@ -9,10 +9,9 @@ import click
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .groups import Grouped
-from .launch import is_first, over_devices
 from .options import DEVICES, given_options, pretraining_options, refuse_beside_resume, run_options
+from .running import run
 from .show import accuracies, say, say_all
-from .stopping import stoppable
 
 
 @click.command(cls=Grouped)
@@ -42,27 +41,20 @@ def pretrain(out: Path | None, resume: Path | None, devices: int | None, allow_c
     """
     refuse_beside_resume(resume, options, out)
     from relgraph.own_code import permitting
-    from relgraph.training.runs import RunDirectory, free_name
+    from relgraph.training.runs import RunDirectory
 
     with permitting(everything=allow_code):
         given = given_options(PretrainRecipe, options)
         recipe = resolve_pretraining(given) if resume is None else RunDirectory.open(resume).pretraining(given)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
-    with over_devices(devices):
-        # Of several processes, the first names the run.
-        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
-        say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
-        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
+    told = f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs}"
+    done = run("pretrain", recipe, told, out, resume, devices, allow_code)
+    if done is not None:
+        _tell(recipe, *done)
 
 
-def _run(recipe: PretrainRecipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
-    from relgraph.api import run_recipe
-
-    with stoppable("pretrain", path, named=named):
-        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
-        if not is_first():
-            return
+def _tell(recipe: PretrainRecipe, result: dict[str, Any], path: Path) -> None:
     if recipe.teacher is not None:
         teacher, head = quote(str(recipe.teacher)), quote(str(path))
         say(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import SPLITS, own_code_options, source_option
+from .options import FIRST, SPLITS, own_code_options, source_option
 from .show import say
 
 
@@ -14,12 +14,7 @@ from .show import say
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
               show_default=True, help="File to write.")  # fmt: skip
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
-@click.option(
-    "--first",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Only N images of the split, drawn evenly over its classes.",
-)
+@FIRST
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
 @source_option("teacher")
 @own_code_options

@@ -9,10 +9,9 @@ import click
 from relgraph.training.recipe import Recipe, resolve
 
 from .groups import Grouped
-from .launch import is_first, over_devices
 from .options import DEVICES, given_options, recipe_options, refuse_beside_resume, run_options
+from .running import run
 from .show import accuracies, say, say_all
-from .stopping import stoppable
 
 
 @click.command(cls=Grouped)
@@ -61,7 +60,7 @@ def train(
     if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
     from relgraph.own_code import permitting
-    from relgraph.training.runs import RunDirectory, free_name
+    from relgraph.training.runs import RunDirectory
 
     if clip_mode is not None:
         from relgraph.names import clip_spec
@@ -70,11 +69,9 @@ def train(
     with permitting(everything=allow_code):
         given = given_options(Recipe, options)
         recipe = resolve(given, preset) if resume is None else RunDirectory.open(resume).recipe(given)
-    with over_devices(devices):
-        # Of several processes, the first names the run.
-        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
-        say(f"{_summary(recipe)} -> {path}")
-        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
+    done = run("train", recipe, _summary(recipe), out, resume, devices, allow_code)
+    if done is not None:
+        _tell(*done)
 
 
 def _summary(recipe: Recipe) -> str:
@@ -84,13 +81,7 @@ def _summary(recipe: Recipe) -> str:
     return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def _run(recipe: Recipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
-    from relgraph.api import run_recipe
-
-    with stoppable("train", path, named=named):
-        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
-        if not is_first():
-            return
+def _tell(result: dict[str, Any], path: Path) -> None:
     epochs = {"last": result["epochs"], "best": result.get("best_epoch")}
     rows = {f"{which} epoch ({epochs[which]})": figures for which, figures in result["test"].items()}
     told = accuracies("student on the test split", rows)
