@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.files import SEAL, reading, write_atomically
+from relgraph.files import SEAL, file_digest, write_atomically
 from relgraph.networks.backbone import Backbone, choose_stages
 from relgraph.networks.heads import Head, Projector, Student, layers_like
 from relgraph.networks.segmenter import Segmenter, scored
@@ -74,8 +74,7 @@ def fingerprint_of(path: Path) -> str:
         RelgraphError: if it cannot be read.
     """
     file = path / SS_HEAD_FILE if path.is_dir() else path
-    with reading(file), file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(file)
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -3,15 +3,28 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from relgraph.files import first_line
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.threads import AnyRecipe
+from relgraph.training.threads import AnyRecipe, with_threads
 
 Work = Callable[[], object]
 Trial = Callable[[], Work | None]
 TRIED = 1_800  # seconds of training from which on a trial is worth its own time: compiling takes tens of seconds
 REPEATED = 3  # steps whose fastest counts
+
+
+def decided(
+    recipe: AnyRecipe, trial: Callable[..., Work | None], steps: int, processes: ProcessGroup
+) -> tuple[AnyRecipe, str]:
+    """Return a recipe whose `threads` and `compile` are no longer "auto", and lines on them to add to a note.
+
+    `trial` makes a step for a trial, of the network as it is or compiled (see `trial_step`).
+    """
+    recipe, line = with_threads(recipe, trial(), processes)
+    recipe, told = with_compiler(recipe, trial, partial(trial, compiled=True), steps, processes)
+    return recipe, line + told
 
 
 def with_compiler(

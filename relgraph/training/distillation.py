@@ -34,7 +34,7 @@ from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.compiling import with_compiler
+from relgraph.training.compiling import decided
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
@@ -48,7 +48,7 @@ from relgraph.training.schedule import student_schedule
 from relgraph.training.scope import check_anchored, open_scope, save_graph
 from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixels, PixelsAlone, Retrieval, Task
-from relgraph.training.threads import trial_step, with_threads
+from relgraph.training.threads import trial_step
 from relgraph.training.trainer import run_job
 from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
@@ -258,10 +258,8 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
         return loss
 
     trial = partial(trial_step, fabric, distiller.student, squares, feed, task.data.train, images)
-    recipe, line = with_threads(recipe, trial(), task.processes)
     steps = recipe.epochs * recipe.accumulate * _steps(recipe, task, frozen)
-    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, task.processes)
-    line += told
+    recipe, line = decided(recipe, trial, steps, task.processes)
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if teacher is not None:

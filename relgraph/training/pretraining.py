@@ -27,7 +27,7 @@ from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import check_parts, load_data, on_device, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
-from relgraph.training.compiling import with_compiler
+from relgraph.training.compiling import decided
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -39,7 +39,7 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.spread import gathered
 from relgraph.training.tasks import Neighbours, Retrieval, Task
-from relgraph.training.threads import trial_step, with_threads
+from relgraph.training.threads import trial_step
 from relgraph.training.trainer import run_job
 
 # The key encoder's batch norm reads the images of a step in shuffled groups: with those of the query, its statistics
@@ -299,9 +299,7 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     network = objective.backbone if isinstance(objective, SimCLR | MoCo) else objective.projector
     trial = partial(trial_step, fabric, network, squares, feed, data.train, recipe.batch_size // processes.count)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
-    recipe, line = with_threads(recipe, trial(), processes)
-    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, processes)
-    line += told
+    recipe, line = decided(recipe, trial, steps, processes)
     if recipe.batch_norm == "sync" and isinstance(objective, SimCLR | MoCo):
         synchronised(nn.ModuleList([objective.backbone, objective.projector]), processes)  # not MoCo's keys
     assert recipe.lr is not None

@@ -405,11 +405,9 @@ class Recipe(BaseRecipe):
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
         from relgraph import names
-        from relgraph.methods.base import reads_embedding
 
-        own = names.read_arguments(self.methods, self.method_args)
+        readers = self.embedding_readers  # which also reads the options of the methods
         known = {name for item in self.methods for name in item.options}
-        shared = {} if self.chosen_nodes is None else {"nodes": self.chosen_nodes}
         got, related = str(self.method), ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -425,25 +423,22 @@ class Recipe(BaseRecipe):
         self.refuse_unused(bool(self.methods), "a method", got, "beta")
         self.refuse_unused(self.uses_teacher, "a training by a teacher", f"method {got}", "align")
         self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
-        reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
-        if self.head == "linear" and reader is not None:
-            raise RelgraphError(f"head 'linear' has no projected embedding, which {reader} compares: use 'projection'")
+        if self.head == "linear" and readers:
+            told = f"head 'linear' has no projected embedding, which {readers[0].name} compares"
+            raise RelgraphError(f"{told}: use 'projection'")
 
     def _check_space(self) -> None:
         """Refuse the teacher's space where nothing would be compared in it, or its vectors would be changed."""
-        from relgraph import names
-        from relgraph.methods.base import reads_embedding
+        from relgraph.names import may_read_all
 
         if self.target_space != "teacher":
             return
         if self.head == "linear":
             told = "target_space 'teacher' needs the projection that maps the student into the teacher's width"
             raise RelgraphError(f"{told}: expected head 'projection', got 'linear'")
-        own = names.read_arguments(self.methods, self.method_args)
-        chosen = {"nodes": self.chosen_nodes}
         # A method that is given as an instance, or of one's own, and names no part, may read all.
-        open_ended = (item.made is not None or names.may_read_all(item) for item in self.methods)
-        if not any(open_ended) and not any(reads_embedding(item.cls, chosen | own[item.name]) for item in self.methods):
+        open_ended = any(item.made is not None or may_read_all(item) for item in self.methods)
+        if not open_ended and not self.embedding_readers:
             told = "target_space 'teacher' belongs to methods that compare embeddings"
             nodes = f" with nodes {self.nodes!r}" if self.nodes else ""
             raise RelgraphError(f"{told}, got method {self.method}{nodes}")
@@ -552,16 +547,22 @@ class Recipe(BaseRecipe):
         """What the run chooses as nodes for all methods that leave the choice; `None` for their own choice."""
         return "embedding" if self.nodes is None and self.target_space == "teacher" else self.nodes
 
+    @cached_property
+    def embedding_readers(self) -> list["Named"]:
+        """The methods that read the projected embedding, by their own options and what the run chooses."""
+        from relgraph.methods.base import reads_embedding
+        from relgraph.names import read_arguments
+
+        own = read_arguments(self.methods, self.method_args)
+        shared = {} if self.chosen_nodes is None else {"nodes": self.chosen_nodes}
+        return [item for item in self.methods if reads_embedding(item.cls, shared | own[item.name])]
+
     @property
     def compares_embeddings(self) -> bool:
         """Whether a method reads the projected embedding, or may read all."""
-        from relgraph import names
-        from relgraph.methods.base import reads_embedding
+        from relgraph.names import may_read_all
 
-        own, nodes = names.read_arguments(self.methods, self.method_args), self.chosen_nodes
-        shared = {} if nodes is None else {"nodes": nodes}
-        return any(names.may_read_all(item) or reads_embedding(item.cls, shared | own[item.name])
-                   for item in self.methods)  # fmt: skip
+        return bool(self.embedding_readers) or any(map(may_read_all, self.methods))
 
     @property
     def crop(self) -> tuple[int, int] | None:

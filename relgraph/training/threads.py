@@ -100,18 +100,18 @@ def trial_step(
     feed: "Feed",
     train: ImageSet,
     batch_size: int,
-    compiled: str | None = None,
+    compiled: bool = False,
 ) -> Callable[[], object] | None:
     """Return a step for a trial: inputs of the first images, `loss` of a network for them, forward and backward.
 
-    It reads a copy of the network, so that a trial changes nothing; its part of the name `compiled` is compiled, "" for
-    the whole. `None` on a GPU, which leaves threads little to do.
+    It reads a copy of the network, so that a trial changes nothing, `compiled` if that is tried. `None` on a GPU, which
+    leaves threads little to do.
     """
     if fabric.device.type != "cpu":
         return None
     copy, index = deepcopy(network).train(), torch.arange(min(batch_size, len(train)))
-    if compiled is not None:
-        copy.get_submodule(compiled).compile()
+    if compiled:
+        copy.compile()
     with closing(train.batches([index])) as batches:
         images = next(batches)
     batch = Batch(index, train.labels[index])
