@@ -199,7 +199,12 @@ def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, A
     """Return the file of a file or run directory, the tensors of one of its parts, and its `info`."""
     path = find_network(path)
     tensors, info = read_network(path)
-    return path, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}, info
+    return path, part_of(tensors, prefix), info
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
 def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
