@@ -196,15 +196,10 @@ def open_student(
 
 
 def load_teacher(
-    spec: object,
-    *,
-    weights: str | Path | None = None,
-    input_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    arguments: Arguments | None = None,
+    spec: object, *, weights: str | Path | None = None, input_size: int | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, arguments: Arguments | None = None,
     stages: Sequence[str] = (),
-) -> Teacher:
+) -> Teacher:  # fmt: skip
     """Return the frozen teacher that `spec` names (see the head of `relgraph.networks.teachers`).
 
     Args:

@@ -96,11 +96,9 @@ def find_network(path: Path) -> Path:
 
 
 def read_network(
-    path: Path,
-    kind: str = "network",
-    expected: str = "a student.safetensors or network.safetensors of a run",
+    path: Path, kind: str = "network", expected: str = "a student.safetensors or network.safetensors of a run",
     keys: Set[str] = DESCRIBED,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
     """Return the tensors and the `info` of a file that `save_network` wrote, of another kind with other `keys`.
 
     Raises:

@@ -178,14 +178,10 @@ def open_teacher(recipe: BaseRecipe, stages: tuple[str, ...] = ()) -> Teacher:
     """
     assert recipe.teacher is not None
     return load_teacher(
-        recipe.teacher,
-        weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
-        input_size=recipe.teacher_size,
-        mean=recipe.teacher_mean,
-        std=recipe.teacher_std,
-        arguments=parse_arguments(recipe.teacher_args or ()),
-        stages=stages,
-    )
+        recipe.teacher, weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
+        input_size=recipe.teacher_size, mean=recipe.teacher_mean, std=recipe.teacher_std,
+        arguments=parse_arguments(recipe.teacher_args or ()), stages=stages,
+    )  # fmt: skip
 
 
 def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:

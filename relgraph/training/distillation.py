@@ -389,22 +389,14 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
                 check_anchored(method)
             rehearse(method, head, recipe, facts, task.example_labels, scores)
     read = recipe.reads_teacher_classifier and task.of_images
+    # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
     return Distiller(
-        student,
-        head,
-        method,
-        gamma=recipe.label_weight,
-        alpha=recipe.alpha,
+        student, head, method, gamma=recipe.label_weight, alpha=recipe.alpha,
         temperature=4.0 if recipe.temperature is None else recipe.temperature,
-        # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
-        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not read,
-        head_read=read,
-        own_logits=not task.of_images,
-        label_loss=task.loss,
-        processes=task.processes,
-        local=recipe.relation == "local",
+        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not read, head_read=read,
+        own_logits=not task.of_images, label_loss=task.loss, processes=task.processes, local=recipe.relation == "local",
         parts=recipe.accumulate,
-    )
+    )  # fmt: skip
 
 
 def _teacher_head(recipe: Recipe, teacher: Teacher, task: Task, dim: int | None) -> Head:
@@ -467,18 +459,13 @@ def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher, score
     """Return the facts of the run for methods: widths, shapes of maps, images and scores, the training set's labels."""
     train, size = task.data.train, task.size
     return RunFacts(
-        dim=student.head.dim,
-        student_width=student.backbone.width,
-        teacher_width=teacher.width,
-        student_maps=map_shapes(student.backbone, train.images.shape[1], size),
-        teacher_maps=teacher.map_shapes(size),
-        images=len(train),
-        labels=task.image_labels,
-        ss_head=_ss_head(recipe, teacher),
+        dim=student.head.dim, student_width=student.backbone.width, teacher_width=teacher.width,
+        student_maps=map_shapes(student.backbone, train.images.shape[1], size), teacher_maps=teacher.map_shapes(size),
+        images=len(train), labels=task.image_labels, ss_head=_ss_head(recipe, teacher),
         of_data_set=recipe.scope == "dataset",
         scores=None if scores is None or task.of_images else (scores[0], scores[1], scores[2]),
         image=(train.images.shape[1], *size),
-    )
+    )  # fmt: skip
 
 
 def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:

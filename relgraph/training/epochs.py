@@ -361,15 +361,9 @@ def steps(
 
 
 def step(
-    job: Job,
-    images: Tensor,
-    index: Tensor,
-    views: torch.Generator,
-    meter: Meter,
-    stage: Stage = "both",
-    diagnostics: Diagnostics | None = None,
-    edges: BatchEdges | None = None,
-) -> Losses:
+    job: Job, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter, stage: Stage = "both",
+    diagnostics: Diagnostics | None = None, edges: BatchEdges | None = None,
+) -> Losses:  # fmt: skip
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
     Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given. A

@@ -274,17 +274,11 @@ def _contents(
 ) -> Contents:  # fmt: skip
     count = len(data.train)
     return Contents(
-        dataset=str(recipe.dataset),
-        images=count,
-        checksums=checksums,
-        teacher=str(recipe.teacher),
-        dtype=dtype,
-        precision=precision,
-        views=views,
-        view_seed=seed,
+        dataset=str(recipe.dataset), images=count, checksums=checksums, teacher=str(recipe.teacher), dtype=dtype,
+        precision=precision, views=views, view_seed=seed,
         images_per_shard=images_per_shard(count, views * teacher.width * DTYPES[dtype].itemsize),
         **facts(recipe, data, teacher),
-    )
+    )  # fmt: skip
 
 
 def try_threads(

@@ -94,14 +94,9 @@ def _seconds(count: int, work: Callable[[], object]) -> float:
 
 
 def trial_step(
-    fabric: Any,
-    network: nn.Module,
-    loss: Callable[[nn.Module, StepInputs], Tensor],
-    feed: "Feed",
-    train: ImageSet,
-    batch_size: int,
-    compiled: bool = False,
-) -> Callable[[], object] | None:
+    fabric: Any, network: nn.Module, loss: Callable[[nn.Module, StepInputs], Tensor], feed: "Feed", train: ImageSet,
+    batch_size: int, compiled: bool = False,
+) -> Callable[[], object] | None:  # fmt: skip
     """Return a step for a trial: inputs of the first images, `loss` of a network for them, forward and backward.
 
     It reads a copy of the network, so that a trial changes nothing, `compiled` if that is tried. `None` on a GPU, which
