@@ -28,10 +28,17 @@ EMBED_OPTIONS = (
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
+Fitting = Mapping[str, tuple[object, ...]]  # the values that fit, by option
 # Where pixels have classes: both networks and the labels have one view, and no image has a class.
-FOR_PIXELS: dict[str, tuple[object, ...]] = {
+FOR_PIXELS: Fitting = {
     "augment": ("auto", "pixels"), "views": ("shared",), "scope": ("batch",), "teacher_mode": ("auto", "online"),
     "teacher_head": ("joint",), "align": (False,),
+}  # fmt: skip
+FOR_DATA_SET: Fitting = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
+# Of a teacher that is known by its vectors alone.
+WITHOUT_NETWORK: Fitting = {
+    "normalise": ("auto", "student", "dataset"), "teacher_weights": (None,), "teacher_size": (None,),
+    "teacher_mean": (None,), "teacher_std": (None,), "teacher_args": ((),), "teacher_mode": ("stored", "auto"),
 }  # fmt: skip
 
 
@@ -388,19 +395,18 @@ class Recipe(BaseRecipe):
         from relgraph.names import is_vectors, teacher
 
         if is_vectors(self.teacher):
-            normalise = "dataset" if self.normalise == "teacher" else self.normalise
-            used = {"normalise": normalise, "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
-                    "teacher_std": None, "teacher_args": ()}  # fmt: skip
-            network = [name for name, default in used.items() if getattr(self, name) != default]
-            if network or self.teacher_mode == "online":
-                name = network[0] if network else "teacher_mode"
-                told = f"{self.teacher} has no network: expected {name} {used.get(name, 'auto')!r}"
-                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
+            self._check_fitting(f"{self.teacher} has no network", WITHOUT_NETWORK)
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not teacher(self.teacher).has_classifier:
             told = "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME"
             raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint or sequential")
+
+    def _check_fitting(self, told: str, fitting: Fitting) -> None:
+        """Raise RelgraphError for the first option that has none of the values that fit, the last of them told."""
+        for name, values in fitting.items():
+            if getattr(self, name) not in values:
+                raise RelgraphError(f"{told}: expected {name} {values[-1]!r}, got {getattr(self, name)!r}")
 
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
@@ -476,11 +482,7 @@ class Recipe(BaseRecipe):
         self.refuse_unused(bool(self.methods), "a method that reads edges", str(self.method), "scope")
         if self.edges is not None and self.k is not None:
             raise RelgraphError(f"k is that of the teacher's neighbours, in place of which stand edges, got {self.k}")
-        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
-        for name, words in fixed.items():
-            if getattr(self, name) not in words:
-                told = "scope 'dataset' has one fixed graph, for the batch of all devices"
-                raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
+        self._check_fitting("scope 'dataset' has one fixed graph, for the batch of all devices", FOR_DATA_SET)
 
     def _check_crop(self) -> None:
         if not (len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] < math.inf):
@@ -494,10 +496,7 @@ class Recipe(BaseRecipe):
             return
         from relgraph.names import is_vectors
 
-        for name, fitting in FOR_PIXELS.items():
-            if getattr(self, name) not in fitting:
-                told = f"{self.dataset} has labels of pixels: expected {name} {fitting[-1]!r}"
-                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
+        self._check_fitting(f"{self.dataset} has labels of pixels", FOR_PIXELS)
         if self.learns_refinement:
             told = "is learned from classes of images, and here pixels have classes: expected smooth, or none"
             raise RelgraphError(f"the refinement {self.refine} {told}")
