@@ -34,7 +34,6 @@ from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.compiling import decided
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
@@ -48,8 +47,8 @@ from relgraph.training.schedule import student_schedule
 from relgraph.training.scope import check_anchored, open_scope, save_graph
 from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixels, PixelsAlone, Retrieval, Task
-from relgraph.training.threads import trial_step
 from relgraph.training.trainer import run_job
+from relgraph.training.trials import decided, trial_step
 from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 

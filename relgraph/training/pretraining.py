@@ -27,7 +27,6 @@ from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import check_parts, load_data, on_device, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
-from relgraph.training.compiling import decided
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -39,8 +38,8 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.spread import gathered
 from relgraph.training.tasks import Neighbours, Retrieval, Task
-from relgraph.training.threads import trial_step
 from relgraph.training.trainer import run_job
+from relgraph.training.trials import decided, trial_step
 
 # The key encoder's batch norm reads the images of a step in shuffled groups: with those of the query, its statistics
 # would reveal the pairs (He et al., 2019, section 3.3). The authors' groups are the 32 images of a batch of 256 that

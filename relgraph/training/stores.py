@@ -30,7 +30,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import load_data, open_fabric, open_teacher, precision_of
 from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
-from relgraph.training.threads import choose_threads
+from relgraph.training.trials import choose_threads
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
 

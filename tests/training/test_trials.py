@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from relgraph.training import compiling
-from relgraph.training.compiling import with_compiler
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
+from relgraph.training.trials import with_compiler
 from tests.checks import assert_refused_like
 
 
