@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -34,10 +34,7 @@ SIDES = {
               help="Also what both cost to run: parameters, MACs, size, images per second here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @own_code_options
-def evaluate(
-    run: Path, k: int | None, gallery: str | None, zero_shot: Path | None, split: Literal["train", "val", "test"],
-    cost: bool, as_json: bool, allow_code: bool, **given: Any,
-) -> None:  # fmt: skip
+def evaluate(run: Path, as_json: bool, **options: Any) -> None:
     """Compare student and teacher of a RUN on its test split.
 
     Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
@@ -65,19 +62,17 @@ def evaluate(
     """
     from relgraph import api
 
-    report = api.evaluate(
-        run, k, gallery=gallery, split=split, zero_shot=zero_shot, cost=cost, allow_code=allow_code, **given
-    )
+    report = api.evaluate(run, **options)
     if as_json:
         say_all(json.dumps(report, indent=2))
         return
     if "images" in report:
         _say_accuracies(report)
-    if gallery is not None:
+    if "retrieval" in report:
         _say_retrieval(report["retrieval"])
-    if zero_shot is not None:
+    if "zero_shot" in report:
         _say_zero_shot(report["zero_shot"])
-    if cost:
+    if "cost" in report:
         say_all(_cost_table(report["cost"]))
         say(*_cost_notes(report["cost"]))
 

@@ -450,9 +450,8 @@ def query(
             recipe, inputs = again._directory.recipe(again._given), again._directory.inputs()
             return queried(again.student(), Path(index), asked, k, path, recipe, inputs, images_in)
     _check_given(given)
-    return queried(
-        load_student(place, student=given.get("student"), allow_code=allow_code), Path(index), asked, k, path
-    )
+    student = load_student(place, student=given.get("student"), allow_code=allow_code)
+    return queried(student, Path(index), asked, k, path)
 
 
 def evaluate(

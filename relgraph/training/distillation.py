@@ -111,10 +111,8 @@ class Distillation(Job):
         waited = done - max(progress.best_epoch, self.recipe.initial_epochs)
         if patience is None or waited < patience or done == self.recipe.epochs:
             return None
-        score = f"{self.recipe.select}_{self.score}"
-        return (
-            f"{waited} epochs without a better {score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
-        )
+        best = f"{self.recipe.select}_{self.score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
+        return f"{waited} epochs without a better {best}"
 
     def keep(self, run: RunDirectory) -> None:
         """Write the student."""
@@ -308,9 +306,9 @@ def _positions(distiller: Distiller, task: Task) -> str:
 
 
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
-    return (
-        open_vectors(recipe, data) if names.is_vectors(recipe.teacher) else open_teacher(recipe, recipe.teacher_stages)
-    )
+    if names.is_vectors(recipe.teacher):
+        return open_vectors(recipe, data)
+    return open_teacher(recipe, recipe.teacher_stages)
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:

@@ -278,14 +278,13 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     """
     fabric = open_fabric(recipe)
     data, processes = on_device(open_images(recipe), fabric.device), ProcessGroup.current()
-    task = (Retrieval if data.unseen else Neighbours)(
-        data, Normalise(data.mean, data.std), fabric.device, recipe.processes, processes
-    )
+    kind: type[Task] = Retrieval if data.unseen else Neighbours
+    task = kind(data, Normalise(data.mean, data.std), fabric.device, recipe.processes, processes)
     seen = augmentation(recipe, data.train.images.shape[-1])
     note = f"{len(data.train)} images without their labels, views: {seen}"
     if recipe.objective == "moco" and recipe.queue >= len(data.train):
         note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
-    kind, objective, feed = _parts(recipe, fabric, task, seen)
+    make, objective, feed = _parts(recipe, fabric, task, seen)
     assert recipe.batch_size is not None and recipe.epochs is not None
 
     def squares(network: nn.Module, inputs: StepInputs) -> Tensor:  # needs no other process
@@ -305,7 +304,7 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimisers = {"optimiser": new_optimiser(recipe, objective, trained, recipe.lr)}
     frozen = {"teacher": network_of(feed.teacher)} if isinstance(feed, Online) else {}
-    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
+    job = make(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
                frozen=frozen, clip_norm=recipe.clip_norm)  # fmt: skip
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()
