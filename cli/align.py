@@ -8,16 +8,8 @@ import click
 from .options import RUN, own_code_options
 from .show import say, say_all, table
 
-EPILOG = """\b
-Examples:
-  relgraph align runs/NAME --dry-run                  what it would gain, and write nothing
-  relgraph align runs/NAME                            the teacher is run on the training images
-  relgraph align runs/NAME --index embeddings/STORE   or read: a store of its vectors, by relgraph embed
-  relgraph align runs/NAME --undo
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN
 @click.option("--index", type=click.Path(path_type=Path), metavar="STORE",
               help="A store of the teacher's vectors of the training images; the student then compares as it does "
@@ -36,6 +28,13 @@ def align(run: Path, undo: bool, **options: Any) -> None:
     The table is of validation images, each a query among the others: in the teacher's index, before and after, in the
     student's own, and the teacher itself. `overlap@10` is the share of the ten nearest images that the teacher finds as
     well, `cosine` that of a query and its own image in the index.
+
+    \b
+    Examples:
+      relgraph align runs/NAME --dry-run                  what it would gain, and write nothing
+      relgraph align runs/NAME                            the teacher is run on the training images
+      relgraph align runs/NAME --index embeddings/STORE   or read: a store of its vectors, by relgraph embed
+      relgraph align runs/NAME --undo
     """
     from relgraph import api
 

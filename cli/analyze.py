@@ -8,7 +8,7 @@ import click
 
 from relgraph.analysis.sources import title
 
-from .options import RUN_OR_STORE, SPLITS, own_code_options, source_option
+from .options import FIRST, RUN_OR_STORE, SPLITS, own_code_options, source_option
 from .show import columns, say, say_all, table
 
 ROWS = 5
@@ -17,25 +17,13 @@ OF_GRAPH = (
     "communities", "modularity", "connected components", "largest component", "most often chosen",
     "skewness of how often (hubs)", "never chosen", "without variance",
 )  # fmt: skip
-EPILOG = """\b
-Examples:
-  relgraph analyze runs/knn8                           the test split: tables, and runs/knn8/analysis-test.json
-  relgraph analyze runs/knn8 --split train --first 2000 --k 5 --out train.json
-  relgraph analyze runs/knn8 --source projection       of what the loss read, in place of the teacher's own vectors
-  relgraph analyze embeddings/digits                   a store of relgraph embed: the teacher's graph, without a run
-"""
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN_OR_STORE
 @click.option("--split", type=SPLITS, help="Of a RUN. [default: test]")
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
-@click.option(
-    "--first",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Only N images of the split, drawn evenly over its classes. [default: all]",
-)
+@FIRST
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search for communities.")
 @click.option("--search", type=click.Choice(["blocks", "faiss"]),
               help="How neighbours are found, both exact. [default: faiss if it is installed]")  # fmt: skip
@@ -53,6 +41,13 @@ def analyze(run: Path, split: Any, out: Path | None, **options: Any) -> None:
 
     Of a STORE of relgraph embed, or a table of vectors (.npy, .parquet), the teacher's graph is analysed alone; labels
     are those of the data set that the store names, or of --dataset.
+
+    \b
+    Examples:
+      relgraph analyze runs/knn8                           the test split: tables, and runs/knn8/analysis-test.json
+      relgraph analyze runs/knn8 --split train --first 2000 --k 5 --out train.json
+      relgraph analyze runs/knn8 --source projection       of what the loss read, in place of the teacher's own vectors
+      relgraph analyze embeddings/digits                   a store of relgraph embed: the teacher's graph, without a run
     """
     from relgraph import api
     from relgraph.analysis.analysis import write_summary

@@ -6,14 +6,6 @@ import click
 
 from .show import say, say_all, say_registered, table
 
-EPILOG = """\b
-Examples:
-  relgraph data                                 what is known, where it lies, and what is missing
-  relgraph data --root /scratch/data            the same for another folder
-  relgraph data --fetch cifar100                download it now, as for machines without a network
-  relgraph data --fetch stl10 --fetch tiny-imagenet --root /scratch/data
-"""
-
 OWN = """\
 Images of your own:
 
@@ -39,7 +31,7 @@ HERE = {
 }
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @click.option(
     "--root", type=click.Path(path_type=Path, file_okay=False), default="data", show_default=True,
     help="Folder in which downloaded data sets lie.",
@@ -52,6 +44,13 @@ def data(root: Path, names: tuple[str, ...]) -> None:
 
     A download that was cut off goes on where it stopped. An archive (such as cifar-100-python.tar.gz) that you put into
     the folder yourself is used, and so is what torchvision has unpacked there.
+
+    \b
+    Examples:
+      relgraph data                                 what is known, where it lies, and what is missing
+      relgraph data --root /scratch/data            the same for another folder
+      relgraph data --fetch cifar100                download it now, as for machines without a network
+      relgraph data --fetch stl10 --fetch tiny-imagenet --root /scratch/data
     """
     root = root.expanduser()
     for name in names:

@@ -12,19 +12,8 @@ from .launch import over_devices
 from .options import ALLOW_CODE, recipe_options
 from .show import say
 
-EPILOG = """\b
-Examples:
-  relgraph embed --dataset digits --teacher embedded:digits --views 4
-  relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
-  relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
-  relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
-  relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
-  relgraph embed --devices 4 --dataset folder:photos --image-size 224 --teacher timm:vit_base_patch16_224.dino
-  torchrun --nproc-per-node 4 -m relgraph embed ...        the same by torchrun, on several machines too
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @click.option(
     "--views", default=1, show_default=True, type=click.IntRange(min=1),
     help="Views of every image: the image itself, and a fixed crop and flip for each further one.",
@@ -45,7 +34,7 @@ Examples:
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Images of a table. [default: all]")
 @ALLOW_CODE
 @recipe_options(*EMBED_OPTIONS)
-def embed(out: Path | None, split: Any, devices: int | None, allow_code: bool, **options: Any) -> None:
+def embed(out: Path | None, split: Any, devices: int | None, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
     `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
@@ -66,45 +55,53 @@ def embed(out: Path | None, split: Any, devices: int | None, allow_code: bool, *
     in FILE.names.txt. Image files are resized to the network's size without --image-size. The network may be a student:
     --teacher checkpoint:RUN, with --teacher-args output=embedding for the vectors that its method compared; of a RUN
     with --refine, FILE.parquet and .csv hold `refined` as well, each moved by its nearest in the table.
-    """
-    from relgraph.deploy.vector_table import is_table, write_vectors
-    from relgraph.own_code import permitting
-    from relgraph.training.recipe import resolve
-    from relgraph.training.stores import default_path, store_embeddings
 
-    own = {name: options.pop(name) for name in ("views", "dtype", "seed")}
-    batch_size, index = options.pop("batch_size"), options.pop("index_transform")
-    recipe = resolve({name: value for name, value in options.items() if value is not None})
-    if is_table(out, split, **own, index_transform=index):
-        assert out is not None
-        if devices is not None and devices > 1:
-            raise click.UsageError(f"--devices is for stores: a table, {out}, is written by one process")
-        say(f"{recipe.dataset} by {recipe.teacher} -> {out}")
-        with permitting(everything=allow_code):
-            written = write_vectors(recipe, out, split=split or "all", batch_size=batch_size)
-        speed = f"{written.images / written.seconds:.0f} images/s, in {written.precision}"
-        say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed}")
-        return
+    \b
+    Examples:
+      relgraph embed --dataset digits --teacher embedded:digits --views 4
+      relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
+      relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
+      relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
+      relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
+      relgraph embed --devices 4 --dataset folder:photos --image-size 224 --teacher timm:vit_base_patch16_224.dino
+      torchrun --nproc-per-node 4 -m relgraph embed ...        the same by torchrun, on several machines too
+    """
+    from relgraph import api
+    from relgraph.deploy.vector_table import is_table
+    from relgraph.training.recipe import resolve
+    from relgraph.training.stores import default_path
+
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = resolve({name: value for name, value in given.items() if name in EMBED_OPTIONS})
+    own = {name: options[name] for name in ("views", "dtype", "seed")}
+    table = is_table(out, split, **own, index_transform=options["index_transform"])
+    if table and devices is not None and devices > 1:
+        raise click.UsageError(f"--devices is for stores: a table, {out}, is written by one process")
     path = out or default_path(recipe, **own)
     with over_devices(devices):
         say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
-        if own["views"] == 1:  # told before hours are spent on it
+        if not table and options["views"] == 1:  # told before hours are spent on it
             say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
         try:
-            with permitting(everything=allow_code):
-                done = store_embeddings(recipe, path, **own, batch_size=batch_size, index=index)
+            done: Any = api.embed(out=path, split=split, **given)
         except KeyboardInterrupt:
+            if table:
+                raise
             say("", "stopped; finished shards are kept, the same command continues", err=True)
             raise SystemExit(130) from None
-        say(_summary(path, done), f"as an index: {done.index}")
+        say(*_summary(path, done, table))
 
 
-def _summary(path: Path, done: Any) -> str:
+def _summary(path: Path, done: Any, table: bool) -> list[str]:
+    name = quote(str(path))
+    if table:
+        speed = f"{done.images / done.seconds:.0f} images/s, in {done.precision}"
+        return [f"{name}: {done.images} images x {done.width}; {speed}"]
     found = done.contents
     views = f"{found.views} view{'s' if found.views > 1 else ''}"
     size = f"{found.images} images x {views} x {found.width}, {found.dtype}, {found.bytes / 1e6:.1f} MB"
     if done.images == 0:
-        return f"{quote(str(path))} was finished already: {size}"
+        return [f"{name} was finished already: {size}", f"as an index: {done.index}"]
     # Every view of an image goes through the teacher on its own.
-    speed = done.images * found.views / done.seconds
-    return f"{quote(str(path))}: {size}; {speed:.0f} images/s through the teacher, in {found.precision}"
+    speed = f"{done.images * found.views / done.seconds:.0f} images/s through the teacher, in {found.precision}"
+    return [f"{name}: {size}; {speed}", f"as an index: {done.index}"]

@@ -2,22 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from .options import SPLIT, own_code_options
 from .show import accuracies, by_class, say, say_all, table
 
-EPILOG = """\b
-Examples:
-  relgraph evaluate runs/digits-resnet8-ega-dense-seed0
-  relgraph evaluate runs/knn8 --json > knn8.json
-  relgraph evaluate runs/knn8 --cost
-  relgraph evaluate runs/clip --gallery teacher                   the student's queries against the teacher's vectors
-  relgraph evaluate runs/clip --gallery embeddings/cifar100-clip  against all that relgraph embed stored
-  relgraph evaluate runs/clip --zero-shot classes.txt
-"""
 # The rows of a table of retrieval: who asks, and whose index answers.
 SIDES = {
     "student_teacher": "student in the teacher's index",
@@ -26,7 +17,7 @@ SIDES = {
 }
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--k", type=click.IntRange(min=1),
               help="Neighbours that vote in the k-NN accuracy, or with --gallery those of which the overlap with the "
@@ -43,10 +34,7 @@ SIDES = {
               help="Also what both cost to run: parameters, MACs, size, images per second here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @own_code_options
-def evaluate(
-    run: Path, k: int | None, gallery: str | None, zero_shot: Path | None, split: Literal["train", "val", "test"],
-    cost: bool, as_json: bool, allow_code: bool, **given: Any,
-) -> None:  # fmt: skip
+def evaluate(run: Path, as_json: bool, **options: Any) -> None:
     """Compare student and teacher of a RUN on its test split.
 
     Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
@@ -62,22 +50,29 @@ def evaluate(
     With --cost a table has what the student costs on this machine in torch, compiled by torch, and in onnxruntime as
     float32 and int8 (`pip install 'relgraph[deploy]'`), beside the teacher in torch. MACs are multiply-accumulates for
     one image, images/s the median of five calls or more of 64 images.
+
+    \b
+    Examples:
+      relgraph evaluate runs/digits-resnet8-ega-dense-seed0
+      relgraph evaluate runs/knn8 --json > knn8.json
+      relgraph evaluate runs/knn8 --cost
+      relgraph evaluate runs/clip --gallery teacher                   the student asks, the teacher's vectors answer
+      relgraph evaluate runs/clip --gallery embeddings/cifar100-clip  against all that relgraph embed stored
+      relgraph evaluate runs/clip --zero-shot classes.txt
     """
     from relgraph import api
 
-    report = api.evaluate(
-        run, k, gallery=gallery, split=split, zero_shot=zero_shot, cost=cost, allow_code=allow_code, **given
-    )
+    report = api.evaluate(run, **options)
     if as_json:
         say_all(json.dumps(report, indent=2))
         return
     if "images" in report:
         _say_accuracies(report)
-    if gallery is not None:
+    if "retrieval" in report:
         _say_retrieval(report["retrieval"])
-    if zero_shot is not None:
+    if "zero_shot" in report:
         _say_zero_shot(report["zero_shot"])
-    if cost:
+    if "cost" in report:
         say_all(_cost_table(report["cost"]))
         say(*_cost_notes(report["cost"]))
 

@@ -8,26 +8,8 @@ import click
 from .options import RUN_OR_STORE, own_code_options, source_option
 from .show import say
 
-EPILOG = """\b
-Examples:
-  relgraph export runs/knn8 -o student.onnx                      the student for onnxruntime, of normalised images
-  relgraph export runs/knn8 --with-preprocessing -o student.onnx  of uint8 images of any size
-  relgraph export runs/knn8 -o phone.onnx --int8                 a quarter of the size
-  relgraph export runs/knn8 -o student.pt2                       a program of torch.export
-  relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's names, with config.json
-  relgraph export runs/knn8 -o hub/ --licence mit                a folder for the Hugging Face Hub, with a model card
-  relgraph export runs/knn8 -o graph.graphml                     the graph pair on the test split, 8 nearest neighbours
-  relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf  the frozen teacher's own graph
-  relgraph export embeddings/digits -o teacher.gexf              the same of a store of relgraph embed: no run
-  relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
-  relgraph export runs/knn8 --attributes label,prediction,community,overlap --thumbnails -o graph.gexf
-  relgraph export runs/knn8 --diff -o diff.gexf                  the edges of one network alone
-  relgraph export runs/knn8 --split all -o edges.csv             edges.csv and nodes.csv
-  relgraph export runs/knn8 --split all -o pair.pt               for relgraph.read_pair in Python
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN_OR_STORE
 @click.option("-o", "--output", metavar="FILE|FOLDER/", required=True,
               help="What to write; its ending says what: a student is .onnx, .pt2, .safetensors or a FOLDER/, a graph "
@@ -89,6 +71,23 @@ def export(run: Path, output: str, diff: bool, attributes: str | None, **options
 
     With --diff each network chooses its edges, and those that both have are left out: `only` is the network that has an
     edge, `student_correlation` and `teacher_correlation` are its weights in both, and `weight` is their difference.
+
+    \b
+    Examples:
+      relgraph export runs/knn8 -o student.onnx                      the student for onnxruntime, of normalised images
+      relgraph export runs/knn8 --with-preprocessing -o student.onnx  of uint8 images of any size
+      relgraph export runs/knn8 -o phone.onnx --int8                 a quarter of the size
+      relgraph export runs/knn8 -o student.pt2                       a program of torch.export
+      relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's names, with config.json
+      relgraph export runs/knn8 -o hub/ --licence mit                a folder for the Hugging Face Hub, with its card
+      relgraph export runs/knn8 -o graph.graphml                     the graph pair on the test split, 8 neighbours
+      relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf  the frozen teacher's own graph
+      relgraph export embeddings/digits -o teacher.gexf              the same of a store of relgraph embed: no run
+      relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
+      relgraph export runs/knn8 --attributes label,prediction,community,overlap --thumbnails -o graph.gexf
+      relgraph export runs/knn8 --diff -o diff.gexf                  the edges of one network alone
+      relgraph export runs/knn8 --split all -o edges.csv             edges.csv and nodes.csv
+      relgraph export runs/knn8 --split all -o pair.pt               for relgraph.read_pair in Python
     """
     from relgraph import api
     from relgraph.errors import RelgraphError

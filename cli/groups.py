@@ -1,4 +1,4 @@
-"""The help of commands with many options: examples first, options by subject, rare ones where all are asked for."""
+"""The help of commands with many options: by subject, rare ones where all are asked for."""
 
 import re
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ MORE = "--help-all lists the rare options as well, and explains each in full."
 
 
 class Grouped(click.Command):
-    """A command whose help has the examples before the options, and the options by subject."""
+    """A command whose help has the options by subject."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -40,13 +40,6 @@ class Grouped(click.Command):
                 help="Show this message with the rare options, and exit.",
             )
         )  # fmt: skip
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write usage, description, examples, and the options."""
-        self.format_usage(ctx, formatter)
-        self.format_help_text(ctx, formatter)
-        self.format_epilog(ctx, formatter)
-        self.format_options(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each subject, and where the others are."""

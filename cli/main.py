@@ -91,7 +91,7 @@ def main() -> None:
     relgraph teachers dinov2                  what can teach; students and data list the rest
 
     `relgraph COMMAND --help` describes a command in full.
-    """  # noqa: D301 (click wants the backspace itself)
+    """
 
 
 for command in (

@@ -9,16 +9,8 @@ from .show import columns, entry, say, say_all, say_registered
 if TYPE_CHECKING:
     from relgraph.analysis.method_info import MethodInfo
 
-EPILOG = """\b
-Examples:
-  relgraph methods                                         the table
-  relgraph methods rkd                                     one of them in full: equation, options, differences
-  relgraph train --method rkd --method-args distance_weight=1,angle_weight=2
-  relgraph train --method 0.8*crd+kd                       a sum; numbers take the place of the published weights
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
     """List the methods that --method takes: what each reads, what it is made of, and the published weight.
@@ -27,6 +19,13 @@ def methods(name: str | None) -> None:
     or positions in the training set (indices). Kernel, topology and criterion are its parts; those with a topology run
     on --graph dense and --graph knn alike. The weight is that beside a cross-entropy of weight 1, or of the weight that
     the method's page calls gamma: 0 for those that need no labels.
+
+    \b
+    Examples:
+      relgraph methods                                         the table
+      relgraph methods rkd                                     one of them in full: equation, options, differences
+      relgraph train --method rkd --method-args distance_weight=1,angle_weight=2
+      relgraph train --method 0.8*crd+kd                       a sum; numbers take the place of the published weights
     """
     from relgraph.analysis.method_info import method_info
     from relgraph.methods import METHODS

@@ -33,6 +33,8 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 SPLITS = click.Choice(["train", "val", "test"])
 SPLIT = click.option("--split", type=SPLITS, default="test", show_default=True)
 RUN_OR_STORE = click.argument("run", type=click.Path(path_type=Path), metavar="RUN|STORE")
+FIRST = click.option("--first", type=click.IntRange(min=2), metavar="N",
+                     help="Only N images of the split, drawn evenly over its classes. [default: all]")  # fmt: skip
 RESUME = click.option(
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
 )
@@ -66,6 +68,18 @@ def own_code_options(command: Any) -> Any:
     again = "The run's own {}, named again: package.module:attribute or path/to/file.py:attribute."
     named = [click.option(f"--{name}", metavar="SPELLING", help=again.format(what)) for name, what in OWN_CODE.items()]
     return _each([*named, ALLOW_CODE])(command)
+
+
+def image_options(command: Any) -> Any:
+    """Give a command that reads IMAGES these, and the options of how they are read."""
+    images = click.argument("images", nargs=-1, required=True)
+    size = click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1),
+                        help="Images at a time.")  # fmt: skip
+    workers = click.option("--workers", type=click.IntRange(min=0),
+                           help="Processes that decode images. [default: one a core, to 8]")  # fmt: skip
+    device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                          help="Where to compute.")  # fmt: skip
+    return _each([images, size, workers, device])(command)
 
 
 def source_option(default: str | None, told: str = "") -> Decorator:

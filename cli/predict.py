@@ -6,32 +6,19 @@ from typing import Any
 
 import click
 
-from .options import RUN, named_places, own_code_options
+from .options import RUN, image_options, named_places, own_code_options
 from .show import say, say_all, table
 
-EPILOG = """\b
-Examples:
-  relgraph predict runs/photos new.jpg                         a table: class and probability
-  relgraph predict runs/photos new 'more/**/*.jpg' --top 3     all images of a folder, and of a pattern
-  relgraph predict runs/photos new -o classes.csv              or .json
-  relgraph predict runs/photos - --format json                 names on standard input, one a line
-  relgraph predict runs/cells new --masks masks --overlay      the class of each pixel, as PNG files
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN
-@click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Number of classes of an image.")
 @click.option("--format", type=click.Choice(["csv", "json"]), help="[default: by the file's suffix, else a table]")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="File to write, which must be new.")
 @click.option("--masks", type=click.Path(path_type=Path), metavar="DIR",
               help="Where pixels have classes: a new folder for a PNG file of these for each image.")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Write each image under the colours of its classes there as well.")
-@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images. [default: one a core, to 8]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where to compute.")  # fmt: skip
+@image_options
 @own_code_options
 def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Tell the classes of IMAGES, by the student of a RUN.
@@ -43,6 +30,14 @@ def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any
     Where pixels have classes, those are told that most pixels of an image have, with their share of it. With --masks
     the map of an image, a.jpg, is DIR/a.png: of the image's size, with a palette, its values are the numbers of the
     classes, whose names and colours are in DIR/classes.json.
+
+    \b
+    Examples:
+      relgraph predict runs/photos new.jpg                         a table: class and probability
+      relgraph predict runs/photos new 'more/**/*.jpg' --top 3     all images of a folder, and of a pattern
+      relgraph predict runs/photos new -o classes.csv              or .json
+      relgraph predict runs/photos - --format json                 names on standard input, one a line
+      relgraph predict runs/cells new --masks masks --overlay      the class of each pixel, as PNG files
     """
     from relgraph import api
 

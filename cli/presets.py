@@ -6,16 +6,8 @@ import click
 
 from .show import columns, entry, say, say_all
 
-EPILOG = """\b
-Examples:
-  relgraph presets                                         the list
-  relgraph presets crd --student mobilenetv2               every option, and every difference that remains
-  relgraph presets repdistiller --method crd+kd
-  relgraph train --preset crd --dataset cifar100 --teacher repdistiller:resnet32x4 --teacher-weights ckpt_epoch_240.pth
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("name", required=False)
 @click.option("--method", help="The method, where the protocol has several.")
 @click.option("--student", help="The student, on which a learning rate may depend.")
@@ -25,6 +17,13 @@ def presets(name: str | None, method: str | None, student: str | None) -> None:
     A preset's options stand over the defaults, and what else is given on the command line or in --config over them.
     Data set, teacher and student are for you to name. The name of a method of RepDistiller stands for its benchmark
     with that method.
+
+    \b
+    Examples:
+      relgraph presets                                         the list
+      relgraph presets crd --student mobilenetv2               every option, and every difference that remains
+      relgraph presets repdistiller --method crd+kd
+      relgraph train --preset crd --dataset cifar100 --teacher repdistiller:resnet32x4 --teacher-weights ckpt_240.pth
     """
     from relgraph.training.presets import FAMILY, PRESETS, find_preset
 

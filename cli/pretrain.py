@@ -9,26 +9,12 @@ import click
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .groups import Grouped
-from .launch import is_first, over_devices
 from .options import DEVICES, given_options, pretraining_options, refuse_beside_resume, run_options
+from .running import run
 from .show import accuracies, say, say_all
-from .stopping import stoppable
-
-EPILOG = """\b
-Examples:
-  relgraph pretrain                                        the teacher that comes with the package, on digits
-  relgraph pretrain --dataset folder:photos --image-size 64 --network resnet20
-  relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100 --network wrn_16_2
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8 --method seed
-  relgraph pretrain --objective sskd-head --dataset cifar100 --teacher checkpoint:runs/TEACHER
-  relgraph train --dataset cifar100 --teacher checkpoint:runs/TEACHER --method sskd --ss-head runs/HEAD
-  relgraph pretrain --devices 4 --batch-size 1024 --dataset folder:photos --image-size 64    one loss over four
-  relgraph pretrain --resume runs/NAME
-"""
 
 
-@click.command(cls=Grouped, epilog=EPILOG)
+@click.command(cls=Grouped)
 @run_options
 @DEVICES
 @pretraining_options
@@ -40,30 +26,35 @@ def pretrain(out: Path | None, resume: Path | None, devices: int | None, allow_c
     with --teacher-args output=projection the vectors that were contrasted.
 
     The objective sskd-head trains no network but the self-supervision head that SSKD reads of a given teacher.
+
+    \b
+    Examples:
+      relgraph pretrain                                        the teacher that comes with the package, on digits
+      relgraph pretrain --dataset folder:photos --image-size 64 --network resnet20
+      relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100 --network wrn_16_2
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/NAME --student resnet8 --method seed
+      relgraph pretrain --objective sskd-head --dataset cifar100 --teacher checkpoint:runs/TEACHER
+      relgraph train --dataset cifar100 --teacher checkpoint:runs/TEACHER --method sskd --ss-head runs/HEAD
+      relgraph pretrain --devices 4 --batch-size 1024 --dataset folder:photos --image-size 64    one loss over four
+      relgraph pretrain --resume runs/NAME
     """
     refuse_beside_resume(resume, options, out)
     from relgraph.own_code import permitting
-    from relgraph.training.runs import RunDirectory, free_name
+    from relgraph.training.runs import RunDirectory
 
     with permitting(everything=allow_code):
         given = given_options(PretrainRecipe, options)
         recipe = resolve_pretraining(given) if resume is None else RunDirectory.open(resume).pretraining(given)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
-    with over_devices(devices):
-        # Of several processes, the first names the run.
-        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
-        say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
-        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
+    told = f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs}"
+    done = run("pretrain", recipe, told, out, resume, devices, allow_code)
+    if done is not None:
+        _tell(recipe, *done)
 
 
-def _run(recipe: PretrainRecipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
-    from relgraph.api import run_recipe
-
-    with stoppable("pretrain", path, named=named):
-        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
-        if not is_first():
-            return
+def _tell(recipe: PretrainRecipe, result: dict[str, Any], path: Path) -> None:
     if recipe.teacher is not None:
         teacher, head = quote(str(recipe.teacher)), quote(str(path))
         say(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")

@@ -5,20 +5,12 @@ from typing import Any
 
 import click
 
-from .options import RUN, named_places, own_code_options
+from .options import RUN, image_options, named_places, own_code_options
 from .show import columns, say, say_all
 
-EPILOG = """\b
-Examples:
-  relgraph query runs/NAME photo.jpg --index embeddings/STORE     the ten nearest images of a store
-  relgraph query runs/NAME new 'more/*.jpg' --index STORE --html page.html
-  relgraph query runs/NAME photo.jpg --index clip.parquet --k 3 --json
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @RUN
-@click.argument("images", nargs=-1, required=True)
 @click.option("--index", type=click.Path(path_type=Path), required=True, metavar="STORE|FILE",
               help="A store of relgraph embed, or a table FILE.npy or FILE.parquet.")  # fmt: skip
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of answers to an image.")
@@ -27,10 +19,7 @@ Examples:
               help="Write a page with thumbnails as well, which must be new.")  # fmt: skip
 @click.option("--images-in", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Folder within which names of a table are paths. [default: that of the run's images]")  # fmt: skip
-@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images. [default: one a core, to 8]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where to compute.")  # fmt: skip
+@image_options
 @own_code_options
 def query(run: Path, images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Find the images of an index that are nearest to IMAGES, by the vectors of the student of a RUN.
@@ -41,6 +30,12 @@ def query(run: Path, images: tuple[str, ...], as_json: bool, **options: Any) -> 
     index compares them (relgraph embed --index-transform). Answers are told by their files, or where the data are no
     files by their positions in the training split. The search is exact, by faiss where it is installed. Files that
     cannot be read are named on standard error and skipped; the exit status is 1 if none can be read.
+
+    \b
+    Examples:
+      relgraph query runs/NAME photo.jpg --index embeddings/STORE     the ten nearest images of a store
+      relgraph query runs/NAME new 'more/*.jpg' --index STORE --html page.html
+      relgraph query runs/NAME photo.jpg --index clip.parquet --k 3 --json
     """
     from relgraph import api
 

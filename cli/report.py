@@ -5,28 +5,16 @@ from typing import Any
 
 import click
 
-from .options import SPLITS, own_code_options, source_option
+from .options import FIRST, SPLITS, own_code_options, source_option
 from .show import say
 
-EPILOG = """\b
-Examples:
-  relgraph report runs/knn8                              report.html, which opens from disk
-  relgraph report runs/knn8 runs/dense -o compare.html   the curves overlaid, a table of both, the first in detail
-  relgraph report runs/knn8 --split train --first 1000
-"""
 
-
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
               show_default=True, help="File to write.")  # fmt: skip
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
-@click.option(
-    "--first",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Only N images of the split, drawn evenly over its classes.",
-)
+@FIRST
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
 @source_option("teacher")
 @own_code_options
@@ -37,6 +25,12 @@ def report(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
     A RUN that is not finished is shown as far as it is, what is damaged left out with a line. The first RUN that
     trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
     neighbours student and teacher agree least.
+
+    \b
+    Examples:
+      relgraph report runs/knn8                              report.html, which opens from disk
+      relgraph report runs/knn8 runs/dense -o compare.html   the curves overlaid, a table of both, the first in detail
+      relgraph report runs/knn8 --split train --first 1000
     """
     from relgraph import api
 

@@ -8,21 +8,12 @@ import click
 
 from relgraph.printing import printable
 
+# What figures of accuracy are called above a column, in the order in which they are shown.
 COLUMNS = {
-    "top1": "top-1 %",
-    "top5": "top-5 %",
-    "knn": "k-NN %",
-    "linear": "linear probe %",
-    "knn_few": "k-NN, few labels %",
-    "linear_few": "probe, few labels %",
-    "recall@1": "recall@1 %",
-    "recall@5": "recall@5 %",
-    "recall@10": "recall@10 %",
-    "mAP": "mAP %",
-    "mAP@R": "mAP@R %",
-    "miou": "mIoU %",
-    "pixel_accuracy": "pixel accuracy %",
-}
+    "top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe", "knn_few": "k-NN, few labels",
+    "linear_few": "probe, few labels", **{name: name for name in ("recall@1", "recall@5", "recall@10", "mAP", "mAP@R")},
+    "miou": "mIoU", "pixel_accuracy": "pixel accuracy",
+}  # fmt: skip
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
@@ -64,7 +55,7 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the accuracies that any of the networks has; an empty text if there is none."""
     found = [name for name in COLUMNS if any(name in row for row in networks.values())]
     rows = [[network, *(row.get(name) for name in found)] for network, row in networks.items()]
-    return table([title, *(COLUMNS[name] for name in found)], rows) if found else ""
+    return table([title, *(f"{COLUMNS[name]} %" for name in found)], rows) if found else ""
 
 
 def by_class(networks: Mapping[str, Mapping[str, float]]) -> str:

@@ -4,15 +4,6 @@ import click
 
 from .show import columns, say, say_all, say_registered
 
-EPILOG = """\b
-Examples:
-  relgraph teachers                                        the sources, and some that learned without labels
-  relgraph teachers dinov2                                 all whose spelling contains it
-  relgraph teachers 'open_clip:*ViT-B-32*'                 wildcards stand for the whole spelling
-  relgraph teachers 'timm:vit_*.mae'
-  relgraph teachers torchvision:resnet50
-"""
-
 # By source: the form of its teachers' names, and their kind.
 SPELLINGS = {
     "embedded": ("embedded:NAME", "a small self-supervised network that comes with the package"),
@@ -31,13 +22,21 @@ SELF_SUPERVISED = (
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command()
 @click.argument("pattern", required=False)
 def teachers(pattern: str | None) -> None:
     """List the teachers that --teacher takes, with their input size and where their weights are published.
 
     Nothing is downloaded. On a machine without a network, pass a file that was downloaded elsewhere with
     --teacher-weights FILE.
+
+    \b
+    Examples:
+      relgraph teachers                                        the sources, and some that learned without labels
+      relgraph teachers dinov2                                 all whose spelling contains it
+      relgraph teachers 'open_clip:*ViT-B-32*'                 wildcards stand for the whole spelling
+      relgraph teachers 'timm:vit_*.mae'
+      relgraph teachers torchvision:resnet50
     """
     if pattern is None:
         _overview()

@@ -9,35 +9,12 @@ import click
 from relgraph.training.recipe import Recipe, resolve
 
 from .groups import Grouped
-from .launch import is_first, over_devices
 from .options import DEVICES, given_options, recipe_options, refuse_beside_resume, run_options
+from .running import run
 from .show import accuracies, say, say_all
-from .stopping import stoppable
-
-EPILOG = """\b
-Examples:
-  relgraph train --graph dense
-  relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
-  relgraph train --method none                             the student alone, to compare with
-  relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
-  relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
-  relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
-  relgraph train --dataset cifar100 --preset crd --teacher repdistiller:resnet32x4 --teacher-weights ckpt_epoch_240.pth
-  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
-  relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
-  relgraph train --method seed                             without labels; then fine-tune what came of it:
-  relgraph train --method none --init-from runs/NAME
-  relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
-  relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
-  relgraph train --devices 2 --batch-size 128              one graph over two processes or GPUs
-  relgraph train --batch-size 1024 --accumulate 8          a large graph on a small device
-  torchrun --nproc-per-node 4 -m relgraph train            the same by torchrun, on several machines too
-  relgraph train --config recipe.yaml --seed 2
-  relgraph train --resume runs/knn8
-"""
 
 
-@click.command(cls=Grouped, epilog=EPILOG)
+@click.command(cls=Grouped)
 @run_options
 @click.option(
     "--preset",
@@ -56,13 +33,34 @@ def train(
 
     Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
     a teacher that was trained without labels and comes with the package.
+
+    \b
+    Examples:
+      relgraph train --graph dense
+      relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
+      relgraph train --method none                             the student alone, to compare with
+      relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
+      relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
+      relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
+      relgraph train --dataset cifar100 --preset crd --teacher repdistiller:resnet32x4 --teacher-weights ckpt_240.pth
+      relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
+      relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
+      relgraph train --method seed                             without labels; then fine-tune what came of it:
+      relgraph train --method none --init-from runs/NAME
+      relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
+      relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
+      relgraph train --devices 2 --batch-size 128              one graph over two processes or GPUs
+      relgraph train --batch-size 1024 --accumulate 8          a large graph on a small device
+      torchrun --nproc-per-node 4 -m relgraph train            the same by torchrun, on several machines too
+      relgraph train --config recipe.yaml --seed 2
+      relgraph train --resume runs/knn8
     """
     refuse_beside_resume(resume, options, out, clip_mode)
     preset = options.pop("preset")
     if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
     from relgraph.own_code import permitting
-    from relgraph.training.runs import RunDirectory, free_name
+    from relgraph.training.runs import RunDirectory
 
     if clip_mode is not None:
         from relgraph.names import clip_spec
@@ -71,11 +69,9 @@ def train(
     with permitting(everything=allow_code):
         given = given_options(Recipe, options)
         recipe = resolve(given, preset) if resume is None else RunDirectory.open(resume).recipe(given)
-    with over_devices(devices):
-        # Of several processes, the first names the run.
-        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
-        say(f"{_summary(recipe)} -> {path}")
-        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
+    done = run("train", recipe, _summary(recipe), out, resume, devices, allow_code)
+    if done is not None:
+        _tell(*done)
 
 
 def _summary(recipe: Recipe) -> str:
@@ -85,13 +81,7 @@ def _summary(recipe: Recipe) -> str:
     return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def _run(recipe: Recipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
-    from relgraph.api import run_recipe
-
-    with stoppable("train", path, named=named):
-        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
-        if not is_first():
-            return
+def _tell(result: dict[str, Any], path: Path) -> None:
     epochs = {"last": result["epochs"], "best": result.get("best_epoch")}
     rows = {f"{which} epoch ({epochs[which]})": figures for which, figures in result["test"].items()}
     told = accuracies("student on the test split", rows)

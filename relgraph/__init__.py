@@ -23,29 +23,17 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for, so that `import relgraph` costs nothing.
 _HOME = {
-    "relgraph.api": (
-        "Run",
-        "align",
-        "analyze",
-        "embed",
-        "evaluate",
-        "export",
-        "predict",
-        "pretrain",
-        "query",
-        "report",
-        "train",
-    ),
-    "relgraph.analysis.export": ("read_pair", "to_networkx", "write_graph"),
-    "relgraph.errors": ("RelgraphError",),
-    "relgraph.graph.pair": ("graph_pair",),
-    "relgraph.graph.relation": ("Relation",),
-    "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
-    "relgraph.methods": ("EGA", "KD", "METHODS", "Method", "Output", "ega_loss"),
-    "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
-    "relgraph.networks.heads": ("Head",),
-    "relgraph.training.callbacks": ("Callback", "EpochEnd", "StepEnd"),
-    "relgraph.training.spread": ("spread_over",),
+    "relgraph.api": "Run align analyze embed evaluate export predict pretrain query report train",
+    "relgraph.analysis.export": "read_pair to_networkx write_graph",
+    "relgraph.errors": "RelgraphError",
+    "relgraph.graph.pair": "graph_pair",
+    "relgraph.graph.relation": "Relation",
+    "relgraph.graph.topology": "AllPairs Given Nearest",
+    "relgraph.methods": "EGA KD METHODS Method Output ega_loss",
+    "relgraph.names": "build_backbone load_student load_teacher",
+    "relgraph.networks.heads": "Head",
+    "relgraph.training.callbacks": "Callback EpochEnd StepEnd",
+    "relgraph.training.spread": "spread_over",
 }
 
 __version__ = version("relgraph")
@@ -59,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     for home, names in _HOME.items():
-        if name in names:
+        if name in names.split():
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'relgraph' has no attribute {name!r}")
 

@@ -87,6 +87,10 @@ class Run:
         return self._directory.path
 
     @property
+    def _opened(self) -> TrainedRun:
+        return TrainedRun(self.path, self._given)
+
+    @property
     def recipe(self) -> AnyRecipe:
         """Every option of the run."""
         with _permitted(self._given, self._allow_code):
@@ -340,9 +344,7 @@ def predict(
     if path is not None:
         check_new(path)
     student = _student(run, allow_code, given)
-    target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
-    places = [images] if isinstance(images, (str, Path)) else images
-    asked = Asked(list(dict.fromkeys(map(str, places))), "predict", batch_size, decoding, target)
+    asked = _asked("predict", images, batch_size, workers, device)
     if (masks is not None and not student.of_pixels) or (overlay and masks is None):
         told = "an overlay is written beside masks" if masks is None else "this student gives a class to a whole image"
         raise RelgraphError(f"{told}: expected {'a folder for these' if masks is None else 'no folder for masks'}")
@@ -354,6 +356,14 @@ def predict(
         if part is not None and form is not None:
             part.write_text(found.text(form), encoding="utf-8", errors="surrogateescape")
     return found
+
+
+def _asked(
+    verb: str, images: str | Path | Sequence[str | Path], batch_size: int, workers: int | None, device: str
+) -> Asked:
+    target = torch.device("cuda" if on_cuda(device) else "cpu")
+    named = dict.fromkeys(map(str, [images] if isinstance(images, (str, Path)) else images))
+    return Asked([*named], verb, batch_size, Recipe(workers=workers).processes, target)
 
 
 def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStudent:
@@ -399,7 +409,7 @@ def align(
                 write_unaligned(again._directory.student_file)
             return None
         place = None if index is None else Path(index)
-        return align_run(TrainedRun(again.path, again._given), index=place, dry_run=dry_run)
+        return align_run(again._opened, index=place, dry_run=dry_run)
 
 
 def query(
@@ -433,18 +443,15 @@ def query(
         raise RelgraphError(f"k and batch_size must be at least 1, got {k} and {batch_size}")
     if path is not None:
         check_new(path)
-    target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
-    places = [images] if isinstance(images, (str, Path)) else images
-    asked = Asked([*map(str, places)], "query", batch_size, decoding, target)
+    asked = _asked("query", images, batch_size, workers, device)
     place = run.path if isinstance(run, Run) else Path(run)
     if (place / "recipe.yaml").is_file():
         with _reopened(run, allow_code, given) as again:
             recipe, inputs = again._directory.recipe(again._given), again._directory.inputs()
             return queried(again.student(), Path(index), asked, k, path, recipe, inputs, images_in)
     _check_given(given)
-    return queried(
-        load_student(place, student=given.get("student"), allow_code=allow_code), Path(index), asked, k, path
-    )
+    student = load_student(place, student=given.get("student"), allow_code=allow_code)
+    return queried(student, Path(index), asked, k, path)
 
 
 def evaluate(
@@ -472,7 +479,7 @@ def evaluate(
         RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
     with _reopened(run, allow_code, given) as again:
-        opened = TrainedRun(again.path, again._given)
+        opened = again._opened
         report: dict[str, Any] = {"run": str(again.path)}
         if gallery is not None:
             report["retrieval"] = evaluate_gallery(opened, str(gallery), split, OVERLAP if k is None else k)
@@ -518,8 +525,8 @@ def analyze(
         with _permitted(given, allow_code):
             summary = analyse_nodes(_stored_nodes(stored, split, first, source, given), k, seed, search).summary()
     else:
-        with _opened(run, allow_code, given) as opened:
-            summary = analyse(opened, split or "test", k, first, seed, search, source).summary()
+        with _reopened(run, allow_code, given) as again:
+            summary = analyse(again._opened, split or "test", k, first, seed, search, source).summary()
     if out is not None:
         write_summary(summary, Path(out))
     return summary
@@ -622,8 +629,7 @@ def _export_int8(
     if name != "onnx" or licence is not None:
         raise RelgraphError(f"int8 is of the format onnx, without a licence, got {name} and {licence}")
     with _reopened(run, allow_code, given) as again:
-        opened = TrainedRun(again.path, again._given)
-        found = export_int8(opened, again.student(), output, with_preprocessing=with_preprocessing)
+        found = export_int8(again._opened, again.student(), output, with_preprocessing=with_preprocessing)
     return Exported(output, found["images"], told_int8(found))
 
 
@@ -652,7 +658,8 @@ def _nodes(run: Run | str | Path, options: dict[str, Any], allow_code: bool, giv
             raise RelgraphError(f"{stored} has the teacher's graph alone: expected no --side, got {side}")
         with _permitted(given, allow_code):
             return _stored_nodes(stored, split, first, source, given), "teacher"
-    with _opened(run, allow_code, given) as opened:
+    with _reopened(run, allow_code, given) as again:
+        opened = again._opened
         nodes = opened.node_set(opened.images(split or "test", first), source)
         check_side(opened, nodes, side)
         return nodes, side
@@ -734,13 +741,6 @@ def _reopened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator
     again = _again(run, allow_code, given)
     with _permitted(again._given, again._allow_code):
         yield again
-
-
-@contextmanager
-def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
-    """Open a run, with the code of one's own that was given again."""
-    with _reopened(run, allow_code, given) as again:
-        yield TrainedRun(again.path, again._given)
 
 
 def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:

@@ -28,6 +28,7 @@ SEAL = "sha256"
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
 YAML_LIMIT = 2**18  # bytes; a recipe has some 3,000
+AT_ONCE = 2**24  # bytes of a file that are read for its digest
 TEXT_LIMIT = 4096  # characters of one value; a path has no more
 
 
@@ -151,18 +152,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
-def parquet_packages(path: str | Path) -> tuple[Any, Any]:
-    """Return the packages by which a Parquet file is written, `pyarrow` and `pyarrow.parquet`.
+def parquet_packages(path: str | Path, instead: str = "write a .csv file") -> tuple[Any, Any]:
+    """Return pyarrow and its module for Parquet files.
 
     Raises:
-        RelgraphError: if they are not installed, or broken.
+        RelgraphError: if it is not installed; the message tells what to do `instead` with the path.
     """
     try:
         import pyarrow
         from pyarrow import parquet
     except Exception as error:  # a broken installation raises nearly anything
         told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or write a .csv file") from error
+        raise RelgraphError(f"{path} needs {told}, or {instead}") from error
     return pyarrow, parquet
 
 
@@ -248,6 +249,20 @@ def unreadable(error: Exception) -> str:
 def digest(data: bytes) -> str:
     """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(*paths: Path) -> str:
+    """Return the SHA-256 of what files hold, one after the other.
+
+    Raises:
+        RelgraphError: if one cannot be read.
+    """
+    found = hashlib.sha256()
+    for path in paths:
+        with reading(path), path.open("rb") as stream:
+            while part := stream.read(AT_ONCE):
+                found.update(part)
+    return found.hexdigest()
 
 
 def _changed(path: Path) -> RelgraphError:
@@ -399,11 +414,7 @@ def read_parquet(path: Path, instead: str = "a file of another kind") -> Any:
     Raises:
         RelgraphError: if it cannot be read, or pyarrow is not installed, where a file of another kind stands `instead`.
     """
-    try:
-        from pyarrow import parquet
-    except Exception as error:  # a broken installation raises nearly anything
-        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or give {instead}") from error
+    _, parquet = parquet_packages(path, f"give {instead}")
     with reading(path):
         path.open("rb").close()
     try:

@@ -6,8 +6,8 @@ Made from the typed options by `tests/test_keywords.py` for editors and type che
 from typing import Any, Literal, TypedDict
 
 
-class TrainOptions(TypedDict, total=False):
-    """Options of `relgraph.train`."""
+class DataOptions(TypedDict, total=False):
+    """Options of all three functions."""
 
     dataset: str | Any
     root: str
@@ -20,14 +20,21 @@ class TrainOptions(TypedDict, total=False):
     split_seed: int
     holdout_classes: str | None
     workers: int | None
-    val_fraction: float
-    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"]
-    teacher: str | Any
     teacher_weights: str | None
     teacher_size: int | None
     teacher_mean: tuple[float, ...] | None
     teacher_std: tuple[float, ...] | None
     teacher_args: tuple[str, ...]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    threads: int | Literal["auto"] | None
+
+
+class RunOptions(DataOptions, total=False):
+    """Options of `relgraph.train` and `relgraph.pretrain`."""
+
+    val_fraction: float
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"]
     optimiser: Literal["sgd", "adamw"]
     momentum: float
     nesterov: bool
@@ -36,14 +43,18 @@ class TrainOptions(TypedDict, total=False):
     min_lr: float
     batch_norm: Literal["local", "sync"]
     drop_last: bool
-    select: Literal["val", "test", "last"]
     seed: int
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "32-true", "bf16-mixed"]
     compile: bool | Literal["auto"]
     checkpoint_minutes: float | None
-    threads: int | Literal["auto"] | None
     logger: tuple[str, ...] | Any
+    temperature: float | None
+
+
+class TrainOptions(RunOptions, total=False):
+    """Options of `relgraph.train`."""
+
+    teacher: str | Any
+    select: Literal["val", "test", "last"]
     labels_per_class: int
     label_fraction: float
     labelled_images: int | None
@@ -88,7 +99,6 @@ class TrainOptions(TypedDict, total=False):
     alpha: float
     beta: float | None
     init_epochs: int | None
-    temperature: float | None
     epochs: int
     batch_size: int
     accumulate: int
@@ -105,48 +115,14 @@ class TrainOptions(TypedDict, total=False):
     diagnose_every: int
 
 
-class PretrainOptions(TypedDict, total=False):
+class PretrainOptions(RunOptions, total=False):
     """Options of `relgraph.pretrain`."""
 
-    dataset: str | Any
-    root: str
-    image_size: int | tuple[int, int] | None
-    images: Literal["auto", "memory", "stream"]
-    bad_images: Literal["stop", "skip"]
-    unlabelled: str | None
-    ignore: tuple[int, ...]
-    test_fraction: float
-    split_seed: int
-    holdout_classes: str | None
-    workers: int | None
-    val_fraction: float
-    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits", "pixels"]
     teacher: str | Any | None
-    teacher_weights: str | None
-    teacher_size: int | None
-    teacher_mean: tuple[float, ...] | None
-    teacher_std: tuple[float, ...] | None
-    teacher_args: tuple[str, ...]
-    optimiser: Literal["sgd", "adamw"]
-    momentum: float
-    nesterov: bool
-    decay_norm_and_bias: bool
-    clip_norm: float | None
-    min_lr: float
-    batch_norm: Literal["local", "sync"]
-    drop_last: bool
     select: Literal["val", "test"]
-    seed: int
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "32-true", "bf16-mixed"]
-    compile: bool | Literal["auto"]
-    checkpoint_minutes: float | None
-    threads: int | Literal["auto"] | None
-    logger: tuple[str, ...] | Any
     objective: Literal["simclr", "moco", "sskd-head"]
     network: str | Any
     transformations: Literal["rotations", "all"]
-    temperature: float | None
     dim: int
     hidden: int | None
     queue: int
@@ -160,27 +136,8 @@ class PretrainOptions(TypedDict, total=False):
     eval_every: int
 
 
-class EmbedOptions(TypedDict, total=False):
+class EmbedOptions(DataOptions, total=False):
     """Options of `relgraph.embed`."""
 
-    dataset: str | Any
-    root: str
-    image_size: int | tuple[int, int] | None
-    images: Literal["auto", "memory", "stream"]
-    bad_images: Literal["stop", "skip"]
-    unlabelled: str | None
-    ignore: tuple[int, ...]
-    test_fraction: float
-    split_seed: int
-    holdout_classes: str | None
-    workers: int | None
     teacher: str | Any
-    teacher_weights: str | None
-    teacher_size: int | None
-    teacher_mean: tuple[float, ...] | None
-    teacher_std: tuple[float, ...] | None
-    teacher_args: tuple[str, ...]
     embeddings: str
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "32-true", "bf16-mixed"]
-    threads: int | Literal["auto"] | None

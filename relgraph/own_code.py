@@ -21,7 +21,7 @@ from types import ModuleType, NoneType
 from typing import Any
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import reading, told_of
+from relgraph.files import file_digest, told_of
 
 # What stands before a colon and names no module: sources of networks and of data, and objects of an earlier process.
 SOURCES = frozenset({
@@ -200,8 +200,7 @@ def origin(kind: str, text: str) -> dict[str, str]:
     file = getattr(_module(text, place), "__file__", None)
     found = {"spelling": text}
     if file is not None:
-        with reading(Path(file)), open(file, "rb") as stream:
-            found |= {"file": file, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        found |= {"file": file, "sha256": file_digest(Path(file))}
     for package in packages_distributions().get(place.split(".")[0], [])[:1]:
         found |= {"package": package, "version": version(package)}
     return found

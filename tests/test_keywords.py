@@ -23,9 +23,9 @@ Made from the typed options by `tests/test_keywords.py` for editors and type che
 
 from typing import Any, Literal, TypedDict
 '''
-CLASSES = {
-    "TrainOptions": ("relgraph.train", options_of(Recipe).values()),
-    "PretrainOptions": ("relgraph.pretrain", options_of(PretrainRecipe).values()),
+NAMED = {
+    "TrainOptions": ("relgraph.train", list(options_of(Recipe).values())),
+    "PretrainOptions": ("relgraph.pretrain", list(options_of(PretrainRecipe).values())),
     "EmbedOptions": ("relgraph.embed", [options_of(Recipe)[name] for name in EMBED_OPTIONS]),
 }
 
@@ -40,13 +40,26 @@ def annotation(kind: Any) -> str:
     return str(kind) if get_origin(kind) else str(kind.__name__)
 
 
-def source(name: str, function: str, options: Iterable[Option]) -> str:
-    lines = [f"    {item.name}: {' | '.join(map(annotation, item.kinds))}" for item in options]
-    return "\n".join([f"class {name}(TypedDict, total=False):", f'    """Options of `{function}`."""', "", *lines, ""])
+def lines_of(options: Iterable[Option]) -> list[str]:
+    return [f"    {item.name}: {' | '.join(map(annotation, item.kinds))}" for item in options]
+
+
+def source(name: str, told: str, lines: Iterable[str], base: str = "TypedDict") -> str:
+    return "\n".join([f"class {name}({base}, total=False):", f'    """Options of {told}."""', "", *lines, ""])
 
 
 def expected() -> str:
-    return "\n\n".join([HEAD, *(source(name, *facts) for name, facts in CLASSES.items())])
+    """What all three functions take, what `train` and `pretrain` share beyond it, and each one's own."""
+    listed = {name: lines_of(options) for name, (_, options) in NAMED.items()}
+    common = [line for line in listed["TrainOptions"] if all(line in lines for lines in listed.values())]
+    shared = [line for line in listed["TrainOptions"] if line in listed["PretrainOptions"] and line not in common]
+    parts = [source("DataOptions", "all three functions", common)]
+    parts.append(source("RunOptions", "`relgraph.train` and `relgraph.pretrain`", shared, "DataOptions"))
+    for name, (function, _) in NAMED.items():
+        base, known = ("DataOptions", common) if name == "EmbedOptions" else ("RunOptions", common + shared)
+        own = [line for line in listed[name] if line not in known]
+        parts.append(source(name, f"`{function}`", own, base))
+    return "\n\n".join([HEAD, *parts])
 
 
 def write() -> None:

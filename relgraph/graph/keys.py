@@ -20,15 +20,9 @@ from relgraph.graph.topology import ALL_PAIRS
 
 @torch.no_grad()
 def nearest_keys(
-    nodes: Tensor,
-    keys: Rows,
-    k: int,
-    kernel: Kernel,
-    own: Tensor | None = None,
-    *,
-    shared: bool = False,
+    nodes: Tensor, keys: Rows, k: int, kernel: Kernel, own: Tensor | None = None, *, shared: bool = False,
     block: int | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return the positions of each node's k nearest keys, nearest first, `(N, D), (M, D) -> (N, k)`.
 
     Of equally near keys any may be chosen. Nodes and keys are prepared.

@@ -99,12 +99,9 @@ class PairBuilder:
     messages: Edges | None = None
 
     def __call__(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        processes: ProcessGroup = SINGLE_PROCESS,
+        self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS,
         edges: BatchEdges | None = None,
-    ) -> Pair:
+    ) -> Pair:  # fmt: skip
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
 
         With `edges` it has these, in place of those that a sparse topology would find, and nodes are refined over

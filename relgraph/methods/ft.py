@@ -100,9 +100,5 @@ def _layers(convolution: Callable[..., nn.Module], widths: Sequence[int], normed
     layers: list[nn.Module] = []  # slopes of 0.1 as in the code
     for inputs, outputs in pairwise(widths):
         after = [norm(outputs)] if normed else []
-        layers += [
-            convolution(inputs, outputs, 3, padding=1, bias=not normed),
-            *after,
-            nn.LeakyReLU(0.1),
-        ]  # as in the code
+        layers += [convolution(inputs, outputs, 3, padding=1, bias=not normed), *after, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

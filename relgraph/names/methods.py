@@ -262,12 +262,9 @@ def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
 
 
 def build_method(
-    spec: Methods,
-    run: RunFacts,
-    shared: Mapping[str, Any] | None = None,
-    arguments: Sequence[str] = (),
+    spec: Methods, run: RunFacts, shared: Mapping[str, Any] | None = None, arguments: Sequence[str] = (),
     beta: float | None = None,
-) -> Sum | None:
+) -> Sum | None:  # fmt: skip
     """Return the methods that are meant, with their weights; `None` for "none", cross-entropy alone.
 
     Args:

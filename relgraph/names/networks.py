@@ -27,9 +27,6 @@ from relgraph.networks.torchvision_source import TorchvisionSource
 from relgraph.networks.vectors import VectorSource
 from relgraph.own_code import Own
 
-SOURCES = ("open_clip", "timm", "torchvision", "smp", "checkpoint", "repdistiller", "embedded", "vectors")
-
-
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -59,12 +56,8 @@ def student(spec: object) -> StudentSource:
     """
     if isinstance(spec, str):
         library, _, model = spec.partition(":")
-        if model and library == "timm":
-            return TimmSource(model)
-        if model and library == "torchvision":
-            return _torchvision(model)
-        if model and library == "smp":
-            return SmpSource(model)
+        if model and library in LIBRARIES:
+            return LIBRARIES[library](model)
         if spec in STUDENTS or spec in ALIASES:
             return BenchmarkSource(spec)
     own = find_own("students", spec)
@@ -77,13 +70,30 @@ def _torchvision(spec: str) -> TorchvisionSource:
     return kind(*spec.split("/", 1))
 
 
-def student_in_file(file: str | Path) -> Callable[[str], StudentSource]:
-    """Return the function that finds the student which a file names.
+def _checkpoint(path: str | Path) -> CheckpointSource:
+    return CheckpointSource(Path(path), student_in_file(path), refinement_in_file(path))
+
+
+# What finds a network by the rest of its spelling: a student or a teacher of a library, and other teachers.
+LIBRARIES: dict[str, Callable[[str], TimmSource | TorchvisionSource | SmpSource]] = {
+    "timm": TimmSource, "torchvision": _torchvision, "smp": SmpSource,
+}  # fmt: skip
+SOURCES: dict[str, Callable[[str], TeacherSource]] = {
+    "open_clip": lambda name: OpenClipSource(*name.split("/", 1)), **LIBRARIES, "checkpoint": _checkpoint,
+    "repdistiller": PublishedSource, "embedded": lambda name: _checkpoint(embedded(name)),
+    "vectors": lambda name: VectorSource(Path(name)),
+}  # fmt: skip
+
+
+def student_in_file(file: str | Path, given: object = None) -> Callable[[str], StudentSource]:
+    """Return the function that finds the student which a file names, or that which is `given` in its place.
 
     It raises RelgraphError for code of one's own that was not permitted, or cannot be found.
     """
 
     def find(text: str) -> StudentSource:
+        if given is not None:
+            return student(given)
         check_permitted(text, str(file))
         return student(text)
 
@@ -100,24 +110,8 @@ def teacher(spec: object) -> TeacherSource:
         RelgraphError: for an unknown source, or a text without one.
     """
     source, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    architecture, _, tag = name.partition("/")
-    match source:
-        case "timm" if name:
-            return TimmSource(name)
-        case "open_clip" if name:
-            return OpenClipSource(architecture, tag)
-        case "torchvision" if name:
-            return _torchvision(name)
-        case "checkpoint" if name:
-            return CheckpointSource(Path(name), student_in_file(name), refinement_in_file(name))
-        case "smp" if name:
-            return SmpSource(name)
-        case "repdistiller" if name:
-            return PublishedSource(name)
-        case "embedded" if name:
-            return CheckpointSource(embedded(name), student_in_file(name), refinement_in_file(name))
-        case "vectors" if name:
-            return VectorSource(Path(name))
+    if name and source in SOURCES:
+        return SOURCES[source](name)
     own = find_own("teachers", spec)
     if own is not None:
         return OwnTeacher(*own)
@@ -174,8 +168,7 @@ def load_student(
     if str(path).startswith("hf:"):
         path = hub_file(str(path).removeprefix("hf:"))
     with own_code.permitting(everything=allow_code):
-        find = student_in_file(path) if student is None else _always(student)
-        found = read_plain(Path(path), find, refinement_in_file(path, refine))
+        found = read_plain(Path(path), student_in_file(path, student), refinement_in_file(path, refine))
         if allow_code or refine is not None:  # while it is permitted
             _ = found.refinement
         return found
@@ -199,24 +192,14 @@ def open_student(
             for code of one's own that was neither given again nor allowed.
     """
     with own_code.permitting(everything=allow_code):
-        return read_student(Path(path), student_in_file(path) if student is None else _always(student))
-
-
-def _always(spec: object) -> Callable[[str], StudentSource]:
-    """Return a function that finds the same student whatever a file names."""
-    return lambda _: student(spec)
+        return read_student(Path(path), student_in_file(path, student))
 
 
 def load_teacher(
-    spec: object,
-    *,
-    weights: str | Path | None = None,
-    input_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    arguments: Arguments | None = None,
+    spec: object, *, weights: str | Path | None = None, input_size: int | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, arguments: Arguments | None = None,
     stages: Sequence[str] = (),
-) -> Teacher:
+) -> Teacher:  # fmt: skip
     """Return the frozen teacher that `spec` names (see the head of `relgraph.networks.teachers`).
 
     Args:

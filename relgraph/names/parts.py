@@ -19,41 +19,13 @@ from relgraph.options import Option
 from relgraph.own_code import Own
 
 # The parts by their names in `relgraph.graph`; those with numbers are functions that return the part.
-KERNELS = {
-    name: getattr(kernels, name)
-    for name in (
-        "pearson",
-        "cosine",
-        "linear",
-        "euclidean",
-        "squared_euclidean",
-        "gaussian",
-        "gaussian_taylor",
-        "damped_pearson",
-    )
-}
-
-
-SCALES = {
-    name: getattr(scales, name)
-    for name in ("raw", "by_mean", "by_max", "by_constant_max", "by_norm", "by_anchor_norm", "by_anchor_sum", "softmax")
-}
-
-
-CRITERIA = {
-    name: getattr(criteria, name)
-    for name in (
-        "frobenius",
-        "mean_square",
-        "sum_square",
-        "anchor_square",
-        "half_square",
-        "huber",
-        "kl",
-        "cross_entropy",
-        "log_kl",
-    )
-}
+_KERNELS = "pearson cosine linear euclidean squared_euclidean gaussian gaussian_taylor damped_pearson"
+_SCALES = "raw by_mean by_max by_constant_max by_norm by_anchor_norm by_anchor_sum softmax"
+_CRITERIA = "frobenius mean_square sum_square anchor_square half_square huber kl cross_entropy log_kl"
+KERNELS, SCALES, CRITERIA = (
+    {name: getattr(module, name) for name in names.split()}
+    for module, names in ((kernels, _KERNELS), (scales, _SCALES), (criteria, _CRITERIA))
+)
 
 
 def kernel(spec: KernelOption) -> Kernel | None:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.files import SEAL, reading, write_atomically
+from relgraph.files import SEAL, file_digest, write_atomically
 from relgraph.networks.backbone import Backbone, choose_stages
 from relgraph.networks.heads import Head, Projector, Student, layers_like
 from relgraph.networks.segmenter import Segmenter, scored
@@ -74,8 +74,7 @@ def fingerprint_of(path: Path) -> str:
         RelgraphError: if it cannot be read.
     """
     file = path / SS_HEAD_FILE if path.is_dir() else path
-    with reading(file), file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(file)
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -97,11 +96,9 @@ def find_network(path: Path) -> Path:
 
 
 def read_network(
-    path: Path,
-    kind: str = "network",
-    expected: str = "a student.safetensors or network.safetensors of a run",
+    path: Path, kind: str = "network", expected: str = "a student.safetensors or network.safetensors of a run",
     keys: Set[str] = DESCRIBED,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
     """Return the tensors and the `info` of a file that `save_network` wrote, of another kind with other `keys`.
 
     Raises:
@@ -200,7 +197,12 @@ def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, A
     """Return the file of a file or run directory, the tensors of one of its parts, and its `info`."""
     path = find_network(path)
     tensors, info = read_network(path)
-    return path, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}, info
+    return path, part_of(tensors, prefix), info
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
 def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:

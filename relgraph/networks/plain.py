@@ -18,7 +18,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.files import built, load_strictly, read_network, save_tensors
+from relgraph.networks.files import built, load_strictly, part_of, read_network, save_tensors
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.sources import StudentSource
 from relgraph.networks.weights import from_hub
@@ -279,7 +279,7 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
-    projector, align, index, own = (_named(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
+    projector, align, index, own = (part_of(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
     backbone = built(info, find)
     pixels = bool(info.get("pixels"))
     head = Head(backbone.width, info["dim"], 0 if pixels else len(info["classes"]))
@@ -289,11 +289,6 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
     student = kind(backbone, head, next(layers), info["vectors"], info, next(layers), transform, stored)
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(("teacher.", "refine."))}
     return load_strictly(student, mine, path).eval()
-
-
-def _named(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a part's, without it."""
-    return {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
 
 
 def hub_file(repository: str) -> Path:

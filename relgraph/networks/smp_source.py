@@ -73,9 +73,8 @@ class SmpSource(TeacherSource):
             told = "needs the package segmentation-models-pytorch: pip install segmentation-models-pytorch"
             raise RelgraphError(f"smp:{self.name} {told}") from error
         architecture, _, encoder = self.name.partition("/")
-        return create_model(
-            architecture, encoder or "resnet34", encoder_weights=None, in_channels=in_channels, classes=classes
-        )
+        settings = {"encoder_weights": None, "in_channels": in_channels, "classes": classes}
+        return create_model(architecture, encoder or "resnet34", **settings)
 
     def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return the untrained encoder.
@@ -101,9 +100,8 @@ class SmpSource(TeacherSource):
         Raises:
             RelgraphError: always.
         """
-        raise RelgraphError(
-            f"normalise 'student' needs weights that tell how images were prepared, got smp:{self.name}"
-        )
+        told = "normalise 'student' needs weights that tell how images were prepared"
+        raise RelgraphError(f"{told}, got smp:{self.name}")
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with the weights of a file, the state of the whole network; it reads images of any size.

@@ -115,9 +115,8 @@ class TorchvisionSource(TeacherSource):
         """
         size = image_size or SIZE
         with built_for("torchvision", self.name, torchvision_names(), in_channels, size):
-            return BeforeLastLayer(_built(self.name, self.arguments(size)), in_channels, size).measured(
-                in_channels, size
-            )
+            network = BeforeLastLayer(_built(self.name, self.arguments(size)), in_channels, size)
+            return network.measured(in_channels, size)
 
     def arguments(self, size: int) -> dict[str, Any]:
         """Return what torchvision's `get_model` takes, besides the name, for images of a size."""

@@ -1,6 +1,5 @@
 """A teacher that is known only by its vectors of the training images: a file, and no network."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, read_parquet, reading
+from relgraph.files import file_digest, first_line, read_parquet, reading
 from relgraph.networks.sources import Arguments, Pretrained, TeacherSource
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Output
 
 NAMES = ".names.txt"  # in place of .npy
 AT_ONCE = 2**16  # rows that are checked at a time
-READ_AT_ONCE = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class VectorFile:
                 raise RelgraphError(
                     f"{path}: expected finite numbers, found others in row {start + int(finite.argmin())}"
                 )
-        return cls(path, rows, names, _digest(files), labels)
+        return cls(path, rows, names, file_digest(*files), labels)
 
 
 def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, None]:
@@ -116,15 +114,6 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[str] | None
     values = table[vectors[0]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     # A copy, since torch wants an array that could be written.
     return np.array(values).reshape(len(table), lengths[0]), table[names[0]].to_pylist(), labels
-
-
-def _digest(files: Sequence[Path]) -> str:
-    found = hashlib.sha256()
-    for file in files:
-        with reading(file), file.open("rb") as stream:
-            while part := stream.read(READ_AT_ONCE):
-                found.update(part)
-    return found.hexdigest()
 
 
 class VectorTeacher(Teacher):

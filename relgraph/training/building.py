@@ -22,6 +22,8 @@ from relgraph.processes import MEETING, ProcessGroup
 from relgraph.training.hardware import native_bf16
 from relgraph.training.recipe import BaseRecipe, Recipe
 
+LABELS = ("label_fraction", "label_noise", "labelled_images")  # of the options of a training, which `load` takes
+
 
 def open_fabric(recipe: BaseRecipe) -> Any:
     """Return Lightning Fabric for the recipe's device and precision.
@@ -94,32 +96,27 @@ def ddp_options() -> dict[str, Any]:
     return {"find_unused_parameters": True, buffers: False}
 
 
-def load_data(
-    recipe: BaseRecipe, labels_per_class: int | None = None, label_fraction: float = 1.0, label_noise: float = 0.0
-) -> DataSet:
-    """Return the recipe's data set with these labels, as it is read (see `relgraph.data.datasets.load`).
+def load_data(recipe: BaseRecipe) -> DataSet:
+    """Return the recipe's data set with its labels, as it is read (see `relgraph.data.datasets.load`).
 
     The first process says what is left out of a folder.
     """
-    data = read_data(recipe, recipe.images, labels_per_class, label_fraction, label_noise)
+    data = read_data(recipe, recipe.images)
     if ProcessGroup.launched().first:
         for line in data.left_out.lines(data.name):
             tell(line, stream=sys.stderr)  # what a command prints of its own can be read by programs
     return data
 
 
-def read_data(
-    recipe: BaseRecipe, mode: str, labels_per_class: int | None = None, label_fraction: float = 1.0,
-    label_noise: float = 0.0,
-) -> DataSet:  # fmt: skip
+def read_data(recipe: BaseRecipe, mode: str) -> DataSet:
     """Return the recipe's data set in a mode, as `load_data` does, and say nothing."""
+    labels = {name: getattr(recipe, name) for name in LABELS if isinstance(recipe, Recipe)}
     return load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=mode,
-                skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
-                labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
-                seed=recipe.seed, test_fraction=recipe.test_fraction, split_seed=recipe.split_seed,
+                skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction, seed=recipe.seed,
+                labels_per_class=getattr(recipe, "labels_per_class", 0) or None, **labels,
+                test_fraction=recipe.test_fraction, split_seed=recipe.split_seed, ignore=recipe.ignore,
                 unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled),
-                unseen=None if recipe.holdout_classes is None else unseen_classes(recipe.holdout_classes),
-                ignore=recipe.ignore, labelled_images=getattr(recipe, "labelled_images", None))  # fmt: skip
+                unseen=None if recipe.holdout_classes is None else unseen_classes(recipe.holdout_classes))  # fmt: skip
 
 
 def open_data(recipe: Recipe) -> DataSet:
@@ -128,7 +125,7 @@ def open_data(recipe: Recipe) -> DataSet:
     Raises:
         RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
-    data = load_data(recipe, recipe.labels_per_class or None, recipe.label_fraction, recipe.label_noise)
+    data = load_data(recipe)
     recipe.check_pixels(data.of_pixels)
     known = int((data.train.labels >= 0).sum())
     if known == 0 and recipe.learns_labels:
@@ -181,14 +178,10 @@ def open_teacher(recipe: BaseRecipe, stages: tuple[str, ...] = ()) -> Teacher:
     """
     assert recipe.teacher is not None
     return load_teacher(
-        recipe.teacher,
-        weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
-        input_size=recipe.teacher_size,
-        mean=recipe.teacher_mean,
-        std=recipe.teacher_std,
-        arguments=parse_arguments(recipe.teacher_args or ()),
-        stages=stages,
-    )
+        recipe.teacher, weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
+        input_size=recipe.teacher_size, mean=recipe.teacher_mean, std=recipe.teacher_std,
+        arguments=parse_arguments(recipe.teacher_args or ()), stages=stages,
+    )  # fmt: skip
 
 
 def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:

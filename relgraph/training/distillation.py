@@ -34,7 +34,6 @@ from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.compiling import with_compiler
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
@@ -48,8 +47,8 @@ from relgraph.training.schedule import student_schedule
 from relgraph.training.scope import check_anchored, open_scope, save_graph
 from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixels, PixelsAlone, Retrieval, Task
-from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.trials import decided, trial_step
 from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 
@@ -112,10 +111,8 @@ class Distillation(Job):
         waited = done - max(progress.best_epoch, self.recipe.initial_epochs)
         if patience is None or waited < patience or done == self.recipe.epochs:
             return None
-        score = f"{self.recipe.select}_{self.score}"
-        return (
-            f"{waited} epochs without a better {score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
-        )
+        best = f"{self.recipe.select}_{self.score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
+        return f"{waited} epochs without a better {best}"
 
     def keep(self, run: RunDirectory) -> None:
         """Write the student."""
@@ -258,10 +255,8 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
         return loss
 
     trial = partial(trial_step, fabric, distiller.student, squares, feed, task.data.train, images)
-    recipe, line = with_threads(recipe, trial(), task.processes)
     steps = recipe.epochs * recipe.accumulate * _steps(recipe, task, frozen)
-    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, task.processes)
-    line += told
+    recipe, line = decided(recipe, trial, steps, task.processes)
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if teacher is not None:
@@ -311,9 +306,9 @@ def _positions(distiller: Distiller, task: Task) -> str:
 
 
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
-    return (
-        open_vectors(recipe, data) if names.is_vectors(recipe.teacher) else open_teacher(recipe, recipe.teacher_stages)
-    )
+    if names.is_vectors(recipe.teacher):
+        return open_vectors(recipe, data)
+    return open_teacher(recipe, recipe.teacher_stages)
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
@@ -391,22 +386,14 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
                 check_anchored(method)
             rehearse(method, head, recipe, facts, task.example_labels, scores)
     read = recipe.reads_teacher_classifier and task.of_images
+    # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
     return Distiller(
-        student,
-        head,
-        method,
-        gamma=recipe.label_weight,
-        alpha=recipe.alpha,
+        student, head, method, gamma=recipe.label_weight, alpha=recipe.alpha,
         temperature=4.0 if recipe.temperature is None else recipe.temperature,
-        # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
-        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not read,
-        head_read=read,
-        own_logits=not task.of_images,
-        label_loss=task.loss,
-        processes=task.processes,
-        local=recipe.relation == "local",
+        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not read, head_read=read,
+        own_logits=not task.of_images, label_loss=task.loss, processes=task.processes, local=recipe.relation == "local",
         parts=recipe.accumulate,
-    )
+    )  # fmt: skip
 
 
 def _teacher_head(recipe: Recipe, teacher: Teacher, task: Task, dim: int | None) -> Head:
@@ -469,18 +456,13 @@ def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher, score
     """Return the facts of the run for methods: widths, shapes of maps, images and scores, the training set's labels."""
     train, size = task.data.train, task.size
     return RunFacts(
-        dim=student.head.dim,
-        student_width=student.backbone.width,
-        teacher_width=teacher.width,
-        student_maps=map_shapes(student.backbone, train.images.shape[1], size),
-        teacher_maps=teacher.map_shapes(size),
-        images=len(train),
-        labels=task.image_labels,
-        ss_head=_ss_head(recipe, teacher),
+        dim=student.head.dim, student_width=student.backbone.width, teacher_width=teacher.width,
+        student_maps=map_shapes(student.backbone, train.images.shape[1], size), teacher_maps=teacher.map_shapes(size),
+        images=len(train), labels=task.image_labels, ss_head=_ss_head(recipe, teacher),
         of_data_set=recipe.scope == "dataset",
         scores=None if scores is None or task.of_images else (scores[0], scores[1], scores[2]),
         image=(train.images.shape[1], *size),
-    )
+    )  # fmt: skip
 
 
 def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.runs import AnyRecipe, RunDirectory
 from relgraph.training.schedule import Schedule
 from relgraph.training.tasks import Labels, Task
+
+if TYPE_CHECKING:
+    from relgraph.training.trainer import Amid
 
 MINUTE = 60.0  # seconds between two lines of an epoch where there is no progress bar
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
@@ -283,20 +286,8 @@ class Meter:
         return {"loss": loss, **means, **accuracy, "degenerate": degenerate}
 
 
-class Pauses(Protocol):
-    """When a checkpoint is written amid an epoch, and how."""
-
-    def due(self) -> bool:
-        """Return whether one is to be written now."""
-        ...
-
-    def save(self, within: dict[str, Any]) -> None:
-        """Write one, with the state amid the epoch."""
-        ...
-
-
 def train_epoch(
-    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: Pauses | None = None, callbacks: Callbacks = ()
+    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: "Amid | None" = None, callbacks: Callbacks = ()
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps.
 
@@ -370,15 +361,9 @@ def steps(
 
 
 def step(
-    job: Job,
-    images: Tensor,
-    index: Tensor,
-    views: torch.Generator,
-    meter: Meter,
-    stage: Stage = "both",
-    diagnostics: Diagnostics | None = None,
-    edges: BatchEdges | None = None,
-) -> Losses:
+    job: Job, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter, stage: Stage = "both",
+    diagnostics: Diagnostics | None = None, edges: BatchEdges | None = None,
+) -> Losses:  # fmt: skip
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
     Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given. A

@@ -98,14 +98,9 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
 
 
 def embed(
-    network: nn.Module,
-    images: Tensor | ImageSet,
-    prepare: Callable[[Tensor], Tensor],
-    batch_size: int,
-    device: torch.device | str,
-    progress: str | None = None,
-    workers: int = 0,
-) -> Tensor:
+    network: nn.Module, images: Tensor | ImageSet, prepare: Callable[[Tensor], Tensor], batch_size: int,
+    device: torch.device | str, progress: str | None = None, workers: int = 0,
+) -> Tensor:  # fmt: skip
     """Return the outputs of a network for images, `(N, D)` float32 on the CPU; in evaluation mode, without gradient.
 
     Args:

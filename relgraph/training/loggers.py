@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
@@ -16,18 +16,6 @@ from relgraph.training.recipe import BaseRecipe
 from relgraph.training.runs import RunDirectory
 
 NEEDED = ("log_metrics", "log_hyperparams", "finalize")  # of Lightning's `Logger`, those that are called
-
-
-class Logger(Protocol):
-    """Where the figures of a run are written as well."""
-
-    def write(self, row: Mapping[str, float], measured: Sequence[Mapping[str, float]]) -> None:
-        """Write an epoch and its measured steps."""
-        ...
-
-    def close(self) -> None:
-        """End the log of a run that is finished."""
-        ...
 
 
 class LightningLogger:
@@ -76,6 +64,7 @@ class LightningLogger:
             tell(f"the logger {self.spelling} failed: {first_line(error)}: the run goes on without it")
 
 
+Logger = Board | LightningLogger
 Found = tuple[Any, str]  # what a spelling stands for, and the spelling
 
 

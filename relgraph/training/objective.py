@@ -98,22 +98,11 @@ class Distiller(Objective):
     """
 
     def __init__(
-        self,
-        student: Student,
-        teacher_head: Head | None,
-        method: Method | None,
-        *,
-        gamma: float = 1.0,
-        alpha: float = 0.0,
-        temperature: float = 4.0,
-        head_fixed: bool = False,
-        head_read: bool = True,
-        own_logits: bool = False,
-        label_loss: LabelLoss = labelled_cross_entropy,
-        processes: ProcessGroup = SINGLE_PROCESS,
-        local: bool = False,
-        parts: int = 1,
-    ) -> None:
+        self, student: Student, teacher_head: Head | None, method: Method | None, *, gamma: float = 1.0,
+        alpha: float = 0.0, temperature: float = 4.0, head_fixed: bool = False, head_read: bool = True,
+        own_logits: bool = False, label_loss: LabelLoss = labelled_cross_entropy,
+        processes: ProcessGroup = SINGLE_PROCESS, local: bool = False, parts: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.student = student
         self.teacher_head = teacher_head

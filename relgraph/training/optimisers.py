@@ -12,12 +12,9 @@ from relgraph.training.runs import AnyRecipe
 
 
 def new_optimiser(
-    recipe: AnyRecipe,
-    module: nn.Module,
-    parameters: Iterable[nn.Parameter],
-    lr: float,
+    recipe: AnyRecipe, module: nn.Module, parameters: Iterable[nn.Parameter], lr: float,
     rates: Mapping[nn.Parameter, float] = MappingProxyType({}),
-) -> Optimizer:
+) -> Optimizer:  # fmt: skip
     """Return the recipe's optimiser of a module's parameters, at a learning rate; some have `rates` of their own."""
     assert recipe.weight_decay is not None, "its objective fills in what is not given"
     groups: list[dict[str, Any]] = []

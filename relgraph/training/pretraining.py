@@ -27,7 +27,6 @@ from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import check_parts, load_data, on_device, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
-from relgraph.training.compiling import with_compiler
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -39,8 +38,8 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.spread import gathered
 from relgraph.training.tasks import Neighbours, Retrieval, Task
-from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.trials import decided, trial_step
 
 # The key encoder's batch norm reads the images of a step in shuffled groups: with those of the query, its statistics
 # would reveal the pairs (He et al., 2019, section 3.3). The authors' groups are the 32 images of a batch of 256 that
@@ -279,14 +278,13 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     """
     fabric = open_fabric(recipe)
     data, processes = on_device(open_images(recipe), fabric.device), ProcessGroup.current()
-    task = (Retrieval if data.unseen else Neighbours)(
-        data, Normalise(data.mean, data.std), fabric.device, recipe.processes, processes
-    )
+    kind: type[Task] = Retrieval if data.unseen else Neighbours
+    task = kind(data, Normalise(data.mean, data.std), fabric.device, recipe.processes, processes)
     seen = augmentation(recipe, data.train.images.shape[-1])
     note = f"{len(data.train)} images without their labels, views: {seen}"
     if recipe.objective == "moco" and recipe.queue >= len(data.train):
         note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
-    kind, objective, feed = _parts(recipe, fabric, task, seen)
+    make, objective, feed = _parts(recipe, fabric, task, seen)
     assert recipe.batch_size is not None and recipe.epochs is not None
 
     def squares(network: nn.Module, inputs: StepInputs) -> Tensor:  # needs no other process
@@ -299,16 +297,14 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     network = objective.backbone if isinstance(objective, SimCLR | MoCo) else objective.projector
     trial = partial(trial_step, fabric, network, squares, feed, data.train, recipe.batch_size // processes.count)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
-    recipe, line = with_threads(recipe, trial(), processes)
-    recipe, told = with_compiler(recipe, trial, partial(trial, ""), steps, processes)
-    line += told
+    recipe, line = decided(recipe, trial, steps, processes)
     if recipe.batch_norm == "sync" and isinstance(objective, SimCLR | MoCo):
         synchronised(nn.ModuleList([objective.backbone, objective.projector]), processes)  # not MoCo's keys
     assert recipe.lr is not None
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimisers = {"optimiser": new_optimiser(recipe, objective, trained, recipe.lr)}
     frozen = {"teacher": network_of(feed.teacher)} if isinstance(feed, Online) else {}
-    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
+    job = make(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
                frozen=frozen, clip_norm=recipe.clip_norm)  # fmt: skip
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()

@@ -28,10 +28,17 @@ EMBED_OPTIONS = (
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
+Fitting = Mapping[str, tuple[object, ...]]  # the values that fit, by option
 # Where pixels have classes: both networks and the labels have one view, and no image has a class.
-FOR_PIXELS: dict[str, tuple[object, ...]] = {
+FOR_PIXELS: Fitting = {
     "augment": ("auto", "pixels"), "views": ("shared",), "scope": ("batch",), "teacher_mode": ("auto", "online"),
     "teacher_head": ("joint",), "align": (False,),
+}  # fmt: skip
+FOR_DATA_SET: Fitting = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
+# Of a teacher that is known by its vectors alone.
+WITHOUT_NETWORK: Fitting = {
+    "normalise": ("auto", "student", "dataset"), "teacher_weights": (None,), "teacher_size": (None,),
+    "teacher_mean": (None,), "teacher_std": (None,), "teacher_args": ((),), "teacher_mode": ("stored", "auto"),
 }  # fmt: skip
 
 
@@ -388,28 +395,25 @@ class Recipe(BaseRecipe):
         from relgraph.names import is_vectors, teacher
 
         if is_vectors(self.teacher):
-            normalise = "dataset" if self.normalise == "teacher" else self.normalise
-            used = {"normalise": normalise, "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
-                    "teacher_std": None, "teacher_args": ()}  # fmt: skip
-            network = [name for name, default in used.items() if getattr(self, name) != default]
-            if network or self.teacher_mode == "online":
-                name = network[0] if network else "teacher_mode"
-                told = f"{self.teacher} has no network: expected {name} {used.get(name, 'auto')!r}"
-                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
+            self._check_fitting(f"{self.teacher} has no network", WITHOUT_NETWORK)
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not teacher(self.teacher).has_classifier:
             told = "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME"
             raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint or sequential")
 
+    def _check_fitting(self, told: str, fitting: Fitting) -> None:
+        """Raise RelgraphError for the first option that has none of the values that fit, the last of them told."""
+        for name, values in fitting.items():
+            if getattr(self, name) not in values:
+                raise RelgraphError(f"{told}: expected {name} {values[-1]!r}, got {getattr(self, name)!r}")
+
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
         from relgraph import names
-        from relgraph.methods.base import reads_embedding
 
-        own = names.read_arguments(self.methods, self.method_args)
+        readers = self.embedding_readers  # which also reads the options of the methods
         known = {name for item in self.methods for name in item.options}
-        shared = {} if self.chosen_nodes is None else {"nodes": self.chosen_nodes}
         got, related = str(self.method), ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -425,25 +429,22 @@ class Recipe(BaseRecipe):
         self.refuse_unused(bool(self.methods), "a method", got, "beta")
         self.refuse_unused(self.uses_teacher, "a training by a teacher", f"method {got}", "align")
         self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
-        reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
-        if self.head == "linear" and reader is not None:
-            raise RelgraphError(f"head 'linear' has no projected embedding, which {reader} compares: use 'projection'")
+        if self.head == "linear" and readers:
+            told = f"head 'linear' has no projected embedding, which {readers[0].name} compares"
+            raise RelgraphError(f"{told}: use 'projection'")
 
     def _check_space(self) -> None:
         """Refuse the teacher's space where nothing would be compared in it, or its vectors would be changed."""
-        from relgraph import names
-        from relgraph.methods.base import reads_embedding
+        from relgraph.names import may_read_all
 
         if self.target_space != "teacher":
             return
         if self.head == "linear":
             told = "target_space 'teacher' needs the projection that maps the student into the teacher's width"
             raise RelgraphError(f"{told}: expected head 'projection', got 'linear'")
-        own = names.read_arguments(self.methods, self.method_args)
-        chosen = {"nodes": self.chosen_nodes}
         # A method that is given as an instance, or of one's own, and names no part, may read all.
-        open_ended = (item.made is not None or names.may_read_all(item) for item in self.methods)
-        if not any(open_ended) and not any(reads_embedding(item.cls, chosen | own[item.name]) for item in self.methods):
+        open_ended = any(item.made is not None or may_read_all(item) for item in self.methods)
+        if not open_ended and not self.embedding_readers:
             told = "target_space 'teacher' belongs to methods that compare embeddings"
             nodes = f" with nodes {self.nodes!r}" if self.nodes else ""
             raise RelgraphError(f"{told}, got method {self.method}{nodes}")
@@ -481,11 +482,7 @@ class Recipe(BaseRecipe):
         self.refuse_unused(bool(self.methods), "a method that reads edges", str(self.method), "scope")
         if self.edges is not None and self.k is not None:
             raise RelgraphError(f"k is that of the teacher's neighbours, in place of which stand edges, got {self.k}")
-        fixed = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
-        for name, words in fixed.items():
-            if getattr(self, name) not in words:
-                told = "scope 'dataset' has one fixed graph, for the batch of all devices"
-                raise RelgraphError(f"{told}: expected {name} {words[-1]!r}, got {getattr(self, name)!r}")
+        self._check_fitting("scope 'dataset' has one fixed graph, for the batch of all devices", FOR_DATA_SET)
 
     def _check_crop(self) -> None:
         if not (len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] < math.inf):
@@ -499,10 +496,7 @@ class Recipe(BaseRecipe):
             return
         from relgraph.names import is_vectors
 
-        for name, fitting in FOR_PIXELS.items():
-            if getattr(self, name) not in fitting:
-                told = f"{self.dataset} has labels of pixels: expected {name} {fitting[-1]!r}"
-                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
+        self._check_fitting(f"{self.dataset} has labels of pixels", FOR_PIXELS)
         if self.learns_refinement:
             told = "is learned from classes of images, and here pixels have classes: expected smooth, or none"
             raise RelgraphError(f"the refinement {self.refine} {told}")
@@ -552,16 +546,22 @@ class Recipe(BaseRecipe):
         """What the run chooses as nodes for all methods that leave the choice; `None` for their own choice."""
         return "embedding" if self.nodes is None and self.target_space == "teacher" else self.nodes
 
+    @cached_property
+    def embedding_readers(self) -> list["Named"]:
+        """The methods that read the projected embedding, by their own options and what the run chooses."""
+        from relgraph.methods.base import reads_embedding
+        from relgraph.names import read_arguments
+
+        own = read_arguments(self.methods, self.method_args)
+        shared = {} if self.chosen_nodes is None else {"nodes": self.chosen_nodes}
+        return [item for item in self.methods if reads_embedding(item.cls, shared | own[item.name])]
+
     @property
     def compares_embeddings(self) -> bool:
         """Whether a method reads the projected embedding, or may read all."""
-        from relgraph import names
-        from relgraph.methods.base import reads_embedding
+        from relgraph.names import may_read_all
 
-        own, nodes = names.read_arguments(self.methods, self.method_args), self.chosen_nodes
-        shared = {} if nodes is None else {"nodes": nodes}
-        return any(names.may_read_all(item) or reads_embedding(item.cls, shared | own[item.name])
-                   for item in self.methods)  # fmt: skip
+        return bool(self.embedding_readers) or any(map(may_read_all, self.methods))
 
     @property
     def crop(self) -> tuple[int, int] | None:

@@ -71,14 +71,12 @@ def check_inputs(job: Job, run: RunDirectory) -> None:
 
 def changed_code(known: Mapping[str, Any], recipe: AnyRecipe, owner: str) -> list[str]:
     """Return a line for each part of a run whose code of one's own is not what its inputs say."""
-    lines = []
-    for part, now in origins(recipe).items():
-        was = known.get("code", {}).get(part, {})
-        for word in ("sha256", "version"):
-            if was.get(word) != now.get(word):
-                lines.append(f"the code of the {part}, {now['spelling']}, is not that with which {owner} was begun")
-                break
-    return lines
+    was = known.get("code", {})
+    return [
+        f"the code of the {part}, {now['spelling']}, is not that with which {owner} was begun"
+        for part, now in origins(recipe).items()
+        if any(was.get(part, {}).get(word) != now.get(word) for word in ("sha256", "version"))
+    ]
 
 
 def check_frozen(known: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]], owner: str) -> None:

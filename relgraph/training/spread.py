@@ -213,9 +213,8 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
 
     extra = output.extra
     if extra is not None:
-        unread: dict[str, Any] = {
-            name: None for name in ("logits", "feature") if name not in read
-        }  # rows of this process alone
+        # Rows of this process alone.
+        unread: dict[str, Any] = {name: None for name in ("logits", "feature") if name not in read}
         extra = parts(extra, len(extra.embedding) // len(output.embedding))._replace(**unread)
     return parts(output, 1)._replace(extra=extra)
 

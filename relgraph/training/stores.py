@@ -30,7 +30,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import load_data, open_fabric, open_teacher, precision_of
 from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
-from relgraph.training.threads import choose_threads
+from relgraph.training.trials import choose_threads
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
 
@@ -274,17 +274,11 @@ def _contents(
 ) -> Contents:  # fmt: skip
     count = len(data.train)
     return Contents(
-        dataset=str(recipe.dataset),
-        images=count,
-        checksums=checksums,
-        teacher=str(recipe.teacher),
-        dtype=dtype,
-        precision=precision,
-        views=views,
-        view_seed=seed,
+        dataset=str(recipe.dataset), images=count, checksums=checksums, teacher=str(recipe.teacher), dtype=dtype,
+        precision=precision, views=views, view_seed=seed,
         images_per_shard=images_per_shard(count, views * teacher.width * DTYPES[dtype].itemsize),
         **facts(recipe, data, teacher),
-    )
+    )  # fmt: skip
 
 
 def try_threads(

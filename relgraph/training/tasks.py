@@ -122,8 +122,8 @@ class Task:
         return True
 
     def figures(self, row: dict[str, float]) -> dict[str, float]:
-        """Return those means of an epoch's steps that say something about this task."""
-        return row
+        """Return the means of an epoch's steps, but for the accuracy of a classifier that no label teaches."""
+        return row if self.by_label else {name: value for name, value in row.items() if name != self.accuracy}
 
 
 class Classes(Task):
@@ -202,10 +202,6 @@ class Neighbours(Task):
         known = bool((self.data.train.true_labels >= 0).any())
         return known and len(images) > 0 and bool((images.true_labels >= 0).all())
 
-    def figures(self, row: dict[str, float]) -> dict[str, float]:
-        """Return the means but for the accuracy of a classifier that is not trained."""
-        return {name: value for name, value in row.items() if name != "train_top1"}
-
 
 class Retrieval(Task):
     """Validation and test images are of unseen classes, and its vectors are evaluated by which of them they find.
@@ -246,10 +242,6 @@ class Retrieval(Task):
         """Return whether a split has two classes, or each image finds its own, and one of them two images."""
         known = images.true_labels[images.true_labels >= 0]
         return len(known) > 0 and bool((known != known[0]).any()) and int(known.bincount().max()) > 1
-
-    def figures(self, row: dict[str, float]) -> dict[str, float]:
-        """Return the means but for the accuracy of a classifier that is not trained."""
-        return row if self.by_label else {name: value for name, value in row.items() if name != "train_top1"}
 
 
 class LabelledRetrieval(Retrieval):
@@ -377,10 +369,6 @@ class PixelsAlone(Pixels):
     def scores(self, images: ImageSet) -> bool:
         """Return that there is no score."""
         return False
-
-    def figures(self, row: dict[str, float]) -> dict[str, float]:
-        """Return the means but for the accuracy of scores that are not trained."""
-        return {name: value for name, value in row.items() if name != self.accuracy}
 
 
 def classes_of(task: Task) -> Classes:

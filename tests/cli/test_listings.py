@@ -103,7 +103,7 @@ def test_teachers_in_the_overview_and_in_the_examples_are_found(program: Program
     for source, listed in LISTS.items():
         assert re.search(rf"^{source}:NAME\S* +{len(listed())} ", text, re.MULTILINE)
     named = [spec for spec in teachers_in(text) if not re.search("NAME|FILE", spec)]
-    typed = re.findall(r"relgraph teachers '?([^' \n]+)'?", command.commands["teachers"].epilog or "")
+    typed = re.findall(r"relgraph teachers '?([^' \n]+)'?", command.commands["teachers"].help or "")
     assert len(named) >= 5 and len(typed) >= 4 and all(find_teachers(pattern) for pattern in typed)
     assert all(spec in [teacher.spec for teacher in find_teachers(spec)] for spec in named)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from relgraph.training import compiling
-from relgraph.training.compiling import with_compiler
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
+from relgraph.training.trials import Trial, with_compiler
 from tests.checks import assert_refused_like
 
 
@@ -22,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield now
 
 
-def trial(clock: list[float], seconds: float, first: float | None = None) -> compiling.Trial:
+def trial(clock: list[float], seconds: float, first: float | None = None) -> Trial:
     """Return a trial whose steps take so long, and the first of them `first`."""
     taken = iter([seconds if first is None else first])
 

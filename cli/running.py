@@ -1,12 +1,34 @@
-"""The message of a command when Ctrl-C or a scheduler stops a run."""
+"""A run as a command trains it, and the message when Ctrl-C or a scheduler stops it."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING, Any
 
+from .launch import is_first, over_devices
 from .show import say
+
+if TYPE_CHECKING:
+    from relgraph.training.runs import AnyRecipe
+
+
+def run(
+    command: str, recipe: "AnyRecipe", told: str, out: Path | None, resume: Path | None, devices: int | None,
+    allow_code: bool,
+) -> tuple[dict[str, Any], Path] | None:  # fmt: skip
+    """Train a recipe, after a line that says what, and return its figures and its path: in the first process alone."""
+    from relgraph.api import run_recipe
+    from relgraph.training.runs import free_name
+
+    with over_devices(devices):
+        # Of several processes, the first names the run.
+        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
+        say(f"{told} -> {path}")
+        with stoppable(command, path, named=resume is None and out is None):
+            result = run_recipe(recipe, path, resume=resume is not None, allow_code=allow_code).result
+    return (result, path) if is_first() else None
 
 
 @contextmanager
