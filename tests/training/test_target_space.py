@@ -213,14 +213,8 @@ def test_no_validation_classes_and_options_that_belong_elsewhere(make: RecipeMak
     told = "picking the best epoch needs validation images: the share of validation classes in holdout_classes must be "
     assert_refused(
         (lambda: build(make(holdout_classes="test=bee")), told + "above 0, got 0 (--select last picks none)"),
-        (
-            lambda: make(test_fraction=0.3, **one),
-            "test_fraction belongs to data without holdout_classes, got val=a…",
-        ),
-        (
-            lambda: make(val_fraction=0.3, **one),
-            "val_fraction belongs to data without holdout_classes, whose valid…",
-        ),
+        (lambda: make(test_fraction=0.3, **one), "test_fraction belongs to data without holdout_classes, got val=a…"),
+        (lambda: make(val_fraction=0.3, **one), "val_fraction belongs to data without holdout_classes, whose valid…"),
         (
             lambda: make(holdout_classes="x"),
             "classes are held out as VAL,TEST, shares such as 0.16,0.2, or as val=NAM…",
