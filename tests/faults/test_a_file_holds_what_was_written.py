@@ -1,6 +1,5 @@
 """Each file of a run, damaged in each way: the right figures, or one line that names the file, never others."""
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from relgraph.analysis.analysis import analyse
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import evaluate_run, run_pair
 from relgraph.errors import RelgraphError
@@ -49,7 +47,6 @@ def report(path: Path) -> Any:
 COMMANDS: dict[str, Command] = {
     "resume": resume,
     "evaluate": lambda path: {**evaluate_run(path, k=3), "run": ""},
-    "analyze": lambda path: json.dumps({**analyse(path, "test", 2).summary(), "run": ""}),
     "export": lambda path: [x.tolist() for x in run_pair(path, k=2)["student"].values() if isinstance(x, torch.Tensor)],
     "report": report,
 }

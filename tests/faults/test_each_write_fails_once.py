@@ -54,11 +54,11 @@ def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
     run(counting(SOME, "knn"), tmp_path / "whole")
     whole = outcome(tmp_path / "whole")
     after_the_first_epoch = 0
-    for what, (owner, name) in CALLS.items():
+    for kind, (what, (owner, name)) in enumerate(CALLS.items()):  # of which every second in turn, and so every file
         with failing(owner, name, -1, None) as calls:
             run(counting(SOME, "knn"), tmp_path / f"counted {what}")
-        for number in range(len(calls)):
-            full = number % 2 == 0  # the others are interrupted
+        for number in range(kind % 2, len(calls), 2):
+            full = number // 2 % 2 == 0  # the others are interrupted
             error: BaseException = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else KeyboardInterrupt()
             path = tmp_path / f"{what} {number}"
             with case(what, number), failing(owner, name, number, error):
@@ -73,4 +73,4 @@ def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
             with case(what, number, "resumed"):
                 run(counting(SOME, "knn"), path, resume="recipe.yaml" in left)
                 assert outcome(path) == whole
-    assert after_the_first_epoch > 40
+    assert after_the_first_epoch > 20

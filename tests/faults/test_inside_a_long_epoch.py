@@ -19,7 +19,6 @@ from tests.checks import case
 from tests.faults.conftest import Make
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "dense": {},
     "few labels and a memory": {"labels_per_class": 2, "method": "crd", "method_args": ("negatives=4",)},
     "a head first": {"teacher_head": "sequential", "head_epochs": 1},
     "neighbourhoods": {"scope": "dataset", "k": 1, "epochs": 1},

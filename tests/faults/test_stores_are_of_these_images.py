@@ -129,17 +129,6 @@ def test_a_row_that_is_damaged_amid_a_run_ends_it(
     trained(make, store)
 
 
-def test_where_the_teacher_may_run_instead_a_line_says_why_it_does(
-    make: Make, made: Path, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in FILES:
-        (store / name).unlink()
-        train(make(epochs=1, embeddings=str(store)), store.parent / f"run of {name}")
-        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("no stored embeddings fit"))
-        assert name in line and "relgraph embed" in line
-        shutil.copy(made / name, store / name)
-
-
 def test_a_run_whose_store_was_made_anew_does_not_resume(make: Make, store: Path) -> None:
     recipe = make(teacher_mode="stored", embeddings=str(store))
     run = store.parent / "run"
