@@ -186,7 +186,6 @@ def test_first_images(opened: TrainedRun) -> None:
     assert "k must be" in told(first=8, k=8)
     union = told(side="difference", neighbours="union")
     assert union.startswith("in the difference each network chooses its own edges: ") and union.endswith("'union'")
-    assert "with the graph 'dense' both networks hold all pairs" in told(side="difference", graph="dense")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from relgraph.methods import Sum
 from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
+from relgraph.training import trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.objective import Distiller
@@ -123,6 +124,20 @@ def in_pieces(run: Callable[[bool], Any], path: Path) -> int:
             except KeyboardInterrupt:
                 continue
         return writes
+    raise AssertionError("a run of this size ends")
+
+
+def after_each_step(run: Callable[[bool], Any], path: Path) -> int:
+    """Start a run that keeps each step, and resume it until it ends, stopped after each step; return its stops."""
+    for stops in range(100):
+        with pytest.MonkeyPatch.context() as patch:
+            call_before(patch, trainer, "check_stop", 1)
+            torch.manual_seed(12345)
+            try:
+                run((path / "recipe.yaml").exists())
+            except KeyboardInterrupt:
+                continue
+        return stops
     raise AssertionError("a run of this size ends")
 
 

@@ -138,7 +138,7 @@ def test_the_head_alone_learns_to_find_the_image_of_each_transformed_one(recipes
 
 
 def test_half_precision_is_for_the_networks_alone(recipes: Maker) -> None:
-    for variant in ("simclr", "moco", "sskd-head"):
+    for variant in ("moco", "sskd-head"):
         losses = []
         for precision in ("32-true", "bf16-mixed"):
             job = build_pretraining(recipes(variant, precision=precision))
@@ -245,7 +245,7 @@ def test_no_label_and_no_image_of_another_split_reaches_the_weights(
         train = replace(data.train, labels=(data.train.labels * 2 + 1) % 3)
         return replace(data, train=train, val=val, test=test)
 
-    whole = {variant: outcome(pretrained(variant)) for variant in ("simclr", "moco", "sskd-head")}
+    whole = {variant: outcome(pretrained(variant)) for variant in ("moco", "sskd-head")}
     monkeypatch.setattr(pretraining, "open_images", spoilt)
     judged = list[str]()
     for variant, expected in whole.items():

@@ -17,7 +17,6 @@ from torch.optim import SGD, AdamW
 
 from relgraph.methods import Batch
 from relgraph.names import open_student
-from relgraph.training import trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step, steps, train_epoch
@@ -27,7 +26,7 @@ from relgraph.training.pretraining import build_pretraining
 from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like, case
-from tests.training.conftest import RecipeMaker, call_before, equal, in_pieces, outcome, result_of, states
+from tests.training.conftest import RecipeMaker, after_each_step, equal, in_pieces, outcome, result_of, states
 
 STEPS = 5  # batches of an epoch in the tests' recipe
 INDEX = torch.arange(12)
@@ -205,9 +204,7 @@ def test_patience_needs_a_score(make: RecipeMaker, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(make: RecipeMaker, tmp_path: Path) -> None:
     """After each step, before each write, and with a head that is trained first; its patience ends it."""
     options = {**EVERY, "patience": 1, "epochs": 8, "graph": "knn", "k": 3, "refine": "conv"}
     sequential = {**options, "teacher_head": "sequential", "head_epochs": 1}
@@ -218,25 +215,10 @@ def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
 
     recipe = make(**options, checkpoint_minutes=1e-9)
     train(recipe, tmp_path / "steps")
-    saves = 0
-
-    def stop(*args: Any) -> None:
-        nonlocal saves
-        saves += 1
-        raise KeyboardInterrupt
-
     stopped = tmp_path / "stopped"
-    for _ in range(100):
-        with monkeypatch.context() as patch:
-            call_before(patch, trainer, "check_stop", 1, stop)
-            torch.manual_seed(12345)
-            try:
-                train(recipe, stopped, resume=(stopped / "recipe.yaml").exists())
-            except KeyboardInterrupt:
-                continue
-        break
+    stops = after_each_step(lambda resume: train(recipe, stopped, resume=resume), stopped)
     rows = len(RunDirectory(stopped).read_metrics())
-    assert rows < 8 and saves == STEPS * rows - 1, "after each step but the last"
+    assert rows < 8 and stops == STEPS * rows - 1, "after each step but the last"
     assert everything(stopped) == everything(tmp_path / "steps")
 
 
