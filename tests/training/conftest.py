@@ -28,15 +28,15 @@ COUNTS = {"train": 12, "val": 6, "test": 6}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
-    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
-    "none": {"method": "none"},
-    "kd": {"method": "kd", "schedule": "cosine"},
-    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
+    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent", "epochs": 2},
+    "none": {"method": "none", "epochs": 2},
+    "kd": {"method": "kd", "schedule": "cosine", "epochs": 2},
+    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",), "epochs": 2},
     "early": {"method": "sp", "init_epochs": 1},
     "select-test": {"select": "test", "epochs": 2},
     # 5 batches an epoch, as of the others: labels play no part in them; the queue's end is no batch's.
-    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
-    "sskd": {"method": "sskd"},
+    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7, "epochs": 2},
+    "sskd": {"method": "sskd", "epochs": 2},
     "unlabelled": {"dataset": "unlabelled", "method": "infonce", "epochs": 2},
 }
 
