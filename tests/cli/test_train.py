@@ -133,7 +133,7 @@ def test_a_recipe_repeats_the_run(program: Program, run: Path) -> None:
 
 def test_options_over_the_file_over_the_preset(program: Program, tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text("epochs: 9\nlr: 1e-1\nmethod: none\nstudent: resnet8\nmilestones: [1, 2]\n")
-    program("train", "--preset", "ega", "--config", "few.yaml", "--epochs", 1, "--out", "run")
+    program("train", "--preset", "ega", "--config", "few.yaml", "--epochs", 1, "--batch-size", 721, "--out", "run")
     found = recipe("run")
     assert (found["epochs"], found["lr"], found["student"], found["milestones"]) == (1, 0.1, "resnet8", [1, 2])
     assert (found["views"], found["labels_per_class"], found["schedule"]) == ("independent", 0, "step")

@@ -18,6 +18,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import build
 from relgraph.training.runs import RunDirectory
 from tests.checks import assert_refused_like
+from tests.deploy.students import student_of
 
 QUICK: dict[str, Any] = {
     "student": "resnet8", "epochs": 1, "batch_size": 12, "device": "cpu", "precision": "32-true", "logger": ("none",),
@@ -63,7 +64,7 @@ def test_vectors_are_those_that_the_method_compared(name: str, runs: dict[str, r
         "anchor": lambda: parts["anchor"].eval().vectors(output, output._replace(feature=torch.rand(5, 64)))[0],
         "sum": lambda: parts["cc"].embeds[0](feature),
     }
-    torch.testing.assert_close(vectors, expected[name]())
+    torch.testing.assert_close(vectors, expected[name](), rtol=1e-4, atol=1e-4)
     if name == "crd":
         anchors = parts["crd"]
         assert isinstance(anchors, CRD)
@@ -103,8 +104,7 @@ def test_the_file_holds_the_teacher_s_side_as_well(name: str, runs: dict[str, re
 
 
 def test_an_image_is_prepared_as_the_run_s_were(tmp_path: Path) -> None:
-    trained = relgraph.train(**QUICK | {"batch_size": 650}, method="none", out=tmp_path / "grey")
-    student, gradient = trained.student(), torch.arange(20 * 12 * 3).reshape(12, 20, 3) % 256
+    student, gradient = student_of("resnet8", size=8, channels=1), torch.arange(20 * 12 * 3).reshape(12, 20, 3) % 256
     picture = Image.fromarray(gradient.to(torch.uint8).numpy())
     picture.save(tmp_path / "a.png")
     prepared = student.preprocess(tmp_path / "a.png")
