@@ -174,12 +174,14 @@ def test_weights_and_memories_are_alike_also_where_relations_are_local_and_batch
         assert torch.equal(other[name], value), name
 
 
+@pytest.mark.slow
 def test_a_local_relation_is_another_loss(done: list[Done], folder: Path) -> None:
     rows = {name: RunDirectory.open(folder / name / "0").read_metrics()[0] for name in ("global", "local")}
     assert rows["local"]["cross_entropy"] == pytest.approx(rows["global"]["cross_entropy"], rel=1e-5)
     assert rows["local"]["node"] < 0.9 * rows["global"]["node"], "a graph of six nodes instead of twelve"
 
 
+@pytest.mark.slow
 def test_batches_that_cannot_be_split_are_refused(done: list[Done], folder: Path) -> None:
     told = "{} is split evenly over 2 processes{}: choose another batch_size or number of processes, got {} images"
     labelled = "every batch of labelled images, for the teacher's head,"
