@@ -64,7 +64,7 @@ def test_vectors_are_those_that_the_method_compared(name: str, runs: dict[str, r
         "anchor": lambda: parts["anchor"].eval().vectors(output, output._replace(feature=torch.rand(5, 64)))[0],
         "sum": lambda: parts["cc"].embeds[0](feature),
     }
-    torch.testing.assert_close(vectors, expected[name](), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vectors, expected[name](), rtol=1e-4, atol=1e-4)  # memory formats round otherwise
     if name == "crd":
         anchors = parts["crd"]
         assert isinstance(anchors, CRD)
@@ -76,9 +76,8 @@ def test_vectors_are_those_that_the_method_compared(name: str, runs: dict[str, r
         assert logits is not None and output.logits is not None
         torch.testing.assert_close(logits, output.logits)
         assert plain.classes == ("ant", "bee", "cat")
-
     teacher = relgraph.load_teacher(f"checkpoint:{trained.path}", arguments={"output": "embedding"})
-    torch.testing.assert_close(teacher(images), vectors.detach())
+    torch.testing.assert_close(teacher(images), vectors.detach(), rtol=1e-4, atol=1e-4)
     assert len(teacher.features(images).maps) == 4, "a student teaches by the same vectors"
 
 
