@@ -76,6 +76,8 @@ def test_each_damage_of_each_file(make: Make, made: Path, store: Path) -> None:
     for name in FILES:
         for fault, content in damaged((made / name).read_bytes()).items():
             for command, call in commands.items():
+                if command == "train" and fault not in ("one bit", "missing"):
+                    continue  # the reader is tested below
                 shutil.rmtree(store)
                 shutil.copytree(made, store)
                 (store / name).unlink()
