@@ -50,14 +50,8 @@ def recipes(images: Path, unlabelled: Path) -> Maker:
     """Return a function from a variant and options to a recipe of a pre-training that ends in a moment."""
 
     def recipe(variant: str = "simclr", **options: Any) -> PretrainRecipe:
-        quick: dict[str, Any] = {
-            "dataset": f"folder:{unlabelled if variant == 'unlabelled' else images}",
-            "epochs": 3,
-            "batch_size": 12,
-            "lr": 0.05,
-            "device": "cpu",
-            "precision": "32-true",
-        }
+        quick: dict[str, Any] = {"epochs": 3, "batch_size": 12, "lr": 0.05, "device": "cpu", "precision": "32-true"}
+        quick["dataset"] = f"folder:{unlabelled if variant == 'unlabelled' else images}"
         own = {"teacher": "embedded:digits"} if variant == "sskd-head" else {"dim": 8, "hidden": 10}
         return resolve_pretraining({**quick, "network": "resnet8", **own, **VARIANTS[variant], **options})
 
@@ -153,14 +147,16 @@ def test_half_precision_is_for_the_networks_alone(recipes: Maker) -> None:
 def test_a_run_directory_is_complete(pretrained: Runs, recipes: Maker) -> None:
     """With the figures of some epochs and of the last, where there are labels, and of no classifier."""
     files = {
-        ".lock",
-        "inputs.json",
-        "recipe.yaml",
-        "environment.json",
-        "metrics.csv",
-        "tensorboard",
-        "last.ckpt",
-        "result.json",
+        *[
+            ".lock",
+            "inputs.json",
+            "recipe.yaml",
+            "environment.json",
+            "metrics.csv",
+            "tensorboard",
+            "last.ckpt",
+            "result.json",
+        ]
     }
     for variant, knn, term in (
         ("simclr", [1, 1, 1], "nt_xent"),

@@ -28,17 +28,10 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "neighbourhoods": {"scope": "dataset", "k": 3, "alpha": 0.5, "teacher_head": "sequential", "labels_per_class": 12},
     "space": {"target_space": "teacher", "dim": None, "gamma": 0.0, "holdout_classes": "test=ant,bee"},
     "settings": {
-        "clip_norm": 0.5,
-        "ema": 0.5,
-        "nesterov": True,
-        "decay_norm_and_bias": False,
-        "weight_decay": 0.1,
-        "schedule": "cosine",
-        "schedule_by": "step",
-        "warmup_epochs": 1,
-        "patience": 1,
+        "clip_norm": 0.5, "ema": 0.5, "nesterov": True, "decay_norm_and_bias": False, "weight_decay": 0.1,
+        "schedule": "cosine", "schedule_by": "step", "warmup_epochs": 1, "patience": 1,
     },
-}
+}  # fmt: skip
 # What a step in float32 gives alike; accuracies of a few images jump.
 TERMS = {
     "loss", "cross_entropy", "kd_of_logits", "node", "edge", "teacher_head", "teacher_refined", "crd_student_anchors",
