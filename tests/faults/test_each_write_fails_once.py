@@ -54,11 +54,12 @@ def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
     run(counting(SOME, "knn"), tmp_path / "whole")
     whole = outcome(tmp_path / "whole")
     after_the_first_epoch = 0
-    for kind, (what, (owner, name)) in enumerate(CALLS.items()):  # of which every second in turn, and so every file
+    for kind, (what, (owner, name)) in enumerate(CALLS.items()):
         with failing(owner, name, -1, None) as calls:
             run(counting(SOME, "knn"), tmp_path / f"counted {what}")
-        for number in range(kind % 2, len(calls), 2):
-            full = number // 2 % 2 == 0  # the others are interrupted
+        # Of each kind every second pair of calls, in turn: a full disk, then an interrupt.
+        for number in (number for number in range(len(calls)) if number // 2 % 2 == kind % 2):
+            full = number % 2 == 0
             error: BaseException = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else KeyboardInterrupt()
             path = tmp_path / f"{what} {number}"
             with case(what, number), failing(owner, name, number, error):
