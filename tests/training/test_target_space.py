@@ -28,7 +28,7 @@ from relgraph.training.stores import store_embeddings
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval
 from tests.checks import assert_refused, assert_refused_like, case, refusal
 from tests.pictures import write_folder, write_image
-from tests.training.conftest import RecipeMaker, call_before, outcome, part, result_of
+from tests.training.conftest import RecipeMaker, Runs, call_before, outcome, part, result_of
 
 WIDTH = 64  # of the embedded teacher
 SPACE: dict[str, Any] = {"target_space": "teacher", "dim": None}
@@ -154,14 +154,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(make: RecipeMaker, tmp_path:
     assert build(make(dim=None)).student.head.dim == 256
 
 
-def test_an_own_head_of_the_teacher_has_no_projection(make: RecipeMaker, tmp_path: Path) -> None:
-    train(make(epochs=1, method="none"), tmp_path / "projected")
+def test_an_own_head_of_the_teacher_has_no_projection(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
     train(make(epochs=1, method="none", head="linear", dim=None), tmp_path / "linear")
     own = {"teacher_head": "own", "method": "kd+ega", **SPACE}
-    told = (
-        r"^the own head of checkpoint:.*projected has a projection, and target_space 'teacher' none of the teacher's: "
-    )
-    assert_refused_like((lambda: build(make(teacher=f"checkpoint:{tmp_path / 'projected'}", **own)), told))
+    told = r"^the own head of checkpoint:.*none has a projection, and target_space 'teacher' none of the teacher's: "
+    assert_refused_like((lambda: build(make(teacher=f"checkpoint:{finished('none')}", **own)), told))
     _, given, compared = losses_of(build(make(teacher=f"checkpoint:{tmp_path / 'linear'}", **own)))
     assert torch.equal(given.embedding, compared.embedding)
 
