@@ -31,6 +31,7 @@ QUICK: dict[str, Any] = {
     "student": "resnet8", "epochs": 1, "device": "cpu", "precision": "32-true", "threads": 1, "gamma": 0.0,
     "batch_size": 180, "val_fraction": 0.1,
 }  # fmt: skip
+Parts = dict[str, tuple[Tensor, Tensor, Tensor]]
 SIDES = ("student_teacher", "teacher_teacher", "student_student")
 
 
@@ -64,6 +65,15 @@ def vectors_of(run: TrainedRun, split: str) -> tuple[Tensor, Tensor, Tensor]:
     return *found, torch.tensor([int(images.classes[label]) for label in images.labels])
 
 
+@pytest.fixture(scope="module")
+def parts(run: TrainedRun) -> Parts:
+    """Return the vectors of each split, and of all training images in the order of a store."""
+    splits = {name: vectors_of(run, name) for name in ("train", "val", "test")}
+    order = torch.cat([run.data.train.index, run.data.val.index, run.data.test.index]).argsort()
+    student, teacher, digits = (torch.cat(part)[order] for part in zip(*splits.values(), strict=True))
+    return {**splits, "all": (student, teacher, digits)}
+
+
 def expected_of(
     queries: tuple[Tensor, Tensor, Tensor], gallery: tuple[Tensor, Tensor, Tensor], own: Tensor, k: int = 10
 ) -> dict[str, dict[str, float]]:
@@ -77,9 +87,9 @@ def expected_of(
 
 
 @pytest.mark.slow
-def test_a_split_is_its_own_gallery(run: TrainedRun) -> None:
+def test_a_split_is_its_own_gallery(run: TrainedRun, parts: Parts) -> None:
     for split in ("test", "val"):
-        both = vectors_of(run, split)
+        both = parts[split]
         expected = expected_of(both, both, torch.arange(len(both[0])), k=7)
         report = evaluate_gallery(run, "teacher", split, k=7)
         assert {name: report[name] for name in SIDES} == {name: pytest.approx(expected[name]) for name in SIDES}
@@ -92,34 +102,28 @@ def test_a_split_is_its_own_gallery(run: TrainedRun) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_of_all_training_images(run: TrainedRun, store: Path) -> None:
+def test_a_store_of_all_training_images(run: TrainedRun, store: Path, parts: Parts) -> None:
     """Images of training classes are in it, which are no answer to any query; an image is never its own."""
-    parts = {name: vectors_of(run, name) for name in ("train", "val", "test")}
-    order = torch.cat([run.data.train.index, run.data.val.index, run.data.test.index]).argsort()
-    student, teacher, digits = (torch.cat(part)[order] for part in zip(*parts.values(), strict=True))
-    assert len(order) == 1442
     for split in ("test", "val", "train"):
-        expected = expected_of(parts[split], (student, teacher, digits), run.images(split).index)
+        expected = expected_of(parts[split], parts["all"], run.images(split).index)
         report = evaluate_gallery(run, str(store), split)
         assert report["images"] == 1442
         for name in SIDES:
             assert report[name] == pytest.approx(expected[name], abs=0.3), name  # a store may round otherwise
 
 
-def test_an_index_transforms_gallery_and_queries_alike(run: TrainedRun, store: Path, tmp_path: Path) -> None:
+def test_an_index_transforms_gallery_and_queries_alike(
+    run: TrainedRun, store: Path, parts: Parts, tmp_path: Path
+) -> None:
     centred = shutil.copytree(store, tmp_path / "centred")
     assert fit_index(centred, "pca:20") == "pca:20"
     fitted = PCA(20).fit(normalize(EmbeddingStore(centred).view(0)[:].double()).numpy())
-    mean, axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_.T)
-    parts = {name: vectors_of(run, name) for name in ("train", "val", "test")}
-    order = torch.cat([run.data.train.index, run.data.val.index, run.data.test.index]).argsort()
-    student, teacher, digits = (torch.cat(part)[order] for part in zip(*parts.values(), strict=True))
 
-    def moved(vectors: Tensor) -> Tensor:
-        return (normalize(vectors.double()) - mean) @ axes
+    def moved(student: Tensor, teacher: Tensor, digits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, t = (torch.from_numpy(fitted.transform(normalize(x.double()).numpy())) for x in (student, teacher))
+        return s, t, digits
 
-    queries = moved(parts["test"][0]), moved(parts["test"][1]), parts["test"][2]
-    expected = expected_of(queries, (moved(student), moved(teacher), digits), run.images("test").index)
+    expected = expected_of(moved(*parts["test"]), moved(*parts["all"]), run.images("test").index)
     report = evaluate_gallery(run, str(centred))
     assert report["transform"] == "pca:20" and evaluate_gallery(run, str(store))["transform"] == "none"
     for name in SIDES:

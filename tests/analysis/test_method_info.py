@@ -1,6 +1,5 @@
 """What is said of each method is what an instance of it holds."""
 
-import pytest
 import torch
 
 from relgraph.analysis.method_info import SMALL_RUN, method_info
@@ -8,14 +7,18 @@ from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
 from relgraph.methods.base import facts_of
 from relgraph.options import options_of
-from tests.checks import refusal
-
-each_method = pytest.mark.parametrize("name", METHODS)
+from tests.checks import case, refusal
 
 
-@each_method
-def test_kernel_and_criterion_are_those_of_the_relations(name: str) -> None:
-    """Where a method holds none, its docstring tells, and where it does both they agree."""
+def test_what_is_told_of_each_method() -> None:
+    for name in METHODS:
+        with case(name):
+            check_parts(name)
+            check_options(name)
+
+
+def check_parts(name: str) -> None:
+    """Check kernel and criterion by the relations; a docstring tells where there are none, and agrees elsewhere."""
     info, facts = method_info(name), facts_of(METHODS[name])
     held = [part for part in vars(METHODS[name].for_run(SMALL_RUN)).values() if isinstance(part, Relation)]
     kernels = list(dict.fromkeys(relation.kernel.name for relation in held))
@@ -30,8 +33,7 @@ def test_kernel_and_criterion_are_those_of_the_relations(name: str) -> None:
     assert all(word and word != "own" for word in (*kernels, *criteria))
 
 
-@each_method
-def test_it_tells_of_every_option_and_of_what_the_method_reads(name: str) -> None:
+def check_options(name: str) -> None:
     info, options = method_info(name), options_of(METHODS[name])
     method = METHODS[name].for_run(SMALL_RUN)
     assert (info.reads, info.weight, info.gamma) == (method.reads, method.weight, METHODS[name].gamma)

@@ -111,8 +111,7 @@ def test_names_are_as_long_as_they_must_be(runs: Runs, tmp_path: Path) -> None:
 def test_errors(runs: Runs, tmp_path: Path) -> None:
     run, broken = runs("all"), changed(runs("all"), tmp_path / "broken", 1.0)
     assert_refused_like(
-        (lambda: summaries([]), "at least one run, got none"),
-        (lambda: summaries([tmp_path]), "is not a run"),
+        (lambda: summaries([]), "at least one run, got none"), (lambda: summaries([tmp_path]), "is not a run")
     )
     for file, content, told in (
         ("result", "[1]", "must hold an object, got list"),

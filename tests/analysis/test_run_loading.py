@@ -134,28 +134,6 @@ def test_predictions_of_a_pair(opened: TrainedRun) -> None:
     assert share == pytest.approx(result(opened.run.path)["test"]["best"]["top1"])
 
 
-@pytest.mark.slow
-def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variant in ("few", "none", "seed"):
-        opened = TrainedRun(runs(variant))
-        images = opened.images("test")
-        whole = opened.nodes(images, "projection")
-        with monkeypatch.context() as patch:
-            patch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
-            patch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
-            parts = opened.nodes(images, "projection")
-        for found, held, output in zip(parts, whole, opened.outputs(images), strict=True):
-            if output is None:
-                assert found is held is None and variant == "none"
-                continue
-            assert found is not None and held is not None and output.logits is not None
-            assert found.prediction is not None and held.prediction is not None
-            assert torch.equal(held.x, output.embedding) and torch.equal(held.prediction, output.logits.argmax(1))
-            assert found.x.untyped_storage().filename is not None and held.x.untyped_storage().filename is None
-            torch.testing.assert_close(found.x, held.x)
-            assert torch.equal(found.prediction, held.prediction)
-
-
 def test_a_pair_of_nodes_in_a_file(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sides: tuple[Side, ...] = ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
@@ -208,7 +186,6 @@ def test_first_images(opened: TrainedRun) -> None:
     assert "k must be" in told(first=8, k=8)
     union = told(side="difference", neighbours="union")
     assert union.startswith("in the difference each network chooses its own edges: ") and union.endswith("'union'")
-    assert "with the graph 'dense' both networks hold all pairs" in told(side="difference", graph="dense")
 
 
 @pytest.fixture

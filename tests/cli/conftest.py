@@ -114,7 +114,7 @@ def misuse(command: click.Group) -> Failing:
 def run(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of one epoch: digits, k-NN graph. Tests must leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "knn"
-    program("train", "--graph", "knn", "--k", 4, "--epochs", 1, "--out", path)
+    program("train", "--graph", "knn", "--k", 4, "--epochs", 1, "--batch-size", 256, "--out", path)
     return path
 
 
@@ -122,7 +122,7 @@ def run(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of one epoch without a teacher. Tests must leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "alone"
-    program("train", "--method", "none", "--epochs", 1, "--out", path)
+    program("train", "--method", "none", "--epochs", 1, "--batch-size", 256, "--out", path)
     return path
 
 

@@ -1,6 +1,5 @@
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -11,7 +10,6 @@ from torchvision.datasets import CIFAR100
 
 from relgraph.data import BUILT_IN
 from tests.cli.conftest import Failing, Program
-from tests.pictures import write_folder
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -41,23 +39,6 @@ def test_what_is_there_in_part_is_told(program: Program) -> None:
     text = program("data", "--root", "elsewhere").stdout
     assert rows(text)["tiny-imagenet"][-1] == "incomplete"
     assert f"tiny-imagenet: incomplete: {folder} lacks words.txt, val/images, val/val_annotations.txt: move" in text
-
-
-@pytest.mark.slow
-def test_data_of_one_s_own_goes_through_every_command(program: Program, flat: Path) -> None:
-    """That is classes as folders, with a pool: embedded, trained on, evaluated, exported."""
-    folder = write_folder(Path("photos"), {".": 6})
-    data = ("--dataset", f"classes:{folder}", "--unlabelled", flat, "--image-size", 8, "--test-fraction", 0.5)
-    teacher = (*data, "--split-seed", 4, "--teacher", "embedded:digits", "--device", "cpu", "--precision", "32-true")
-    told = program("embed", *teacher).stdout
-    assert f": {6 + len(list(flat.rglob('*.png')))} images x 1 view x 64" in told
-    quick = ("--epochs", 1, "--batch-size", 4, "--val-fraction", 0.3)
-    told = program("train", *teacher, *quick, "--views", "independent", "--student", "resnet8", "--out", "run").stdout
-    assert "teacher: stored embeddings" in told
-    assert "6 test images; " in program("evaluate", "run").stdout
-    program("export", "run", "--k", 2, "-o", "graph.json")
-    assert len(json.loads(Path("graph.json").read_text())["nodes"]) == 12
-    program("pretrain", *data, *quick, "--network", "resnet8", "--device", "cpu", "--out", "pretrained")
 
 
 @pytest.fixture

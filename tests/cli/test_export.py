@@ -1,5 +1,4 @@
 import csv
-import json
 import re
 import sys
 from collections import Counter
@@ -10,7 +9,10 @@ import pytest
 import torch
 
 import relgraph
+from relgraph.analysis.run_loading import TrainedRun, run_pair
+from tests.analysis.conftest import assert_same_pair
 from tests.analysis.test_export import read
+from tests.checks import case
 from tests.cli.conftest import Failing, Program, check_told
 
 FIRST = 20
@@ -26,24 +28,6 @@ def kinds(graph: "nx.Graph[str]") -> dict[str, int]:
     return Counter(nx.get_edge_attributes(graph, "kind").values())
 
 
-@pytest.mark.slow
-def test_formats_open_again(program: Program, run: Path) -> None:
-    for name in ("graphml", "gexf", "json"):
-        graph = export(program, run, f"graph.{name}", "--k", 3)
-        assert graph.is_directed() and kinds(graph) == {"match": FIRST * 4, "student": FIRST * 3, "teacher": FIRST * 3}
-        assert {data["split"] for _, data in graph.nodes(data=True)} == {"test"}
-        assert {"index", "class_name", "prediction", "correct", "kind"} <= graph.nodes["s0"].keys()
-
-
-def test_the_pair_opens_in_python(program: Program, run: Path) -> None:
-    program("export", run, "-o", "pair.pt", "--first", FIRST, "--k", 3)
-    pair = relgraph.read_pair(Path("pair.pt"))
-    assert pair["teacher", "relates", "teacher"].edge_index.shape == (2, FIRST * 3)
-    assert pair["student"].y.shape == pair["teacher"].prediction.shape == (FIRST,)
-    known = export(program, run, "graph.json", "--k", 3)
-    assert [known.nodes[f"s{i}"]["prediction"] for i in range(FIRST)] == pair["student"].prediction.tolist()
-
-
 def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
     told = program("export", run, "-o", "edges.csv", "--first", FIRST, "--k", 3, "--split", "all", "--side", "teacher",
                    "--attributes", "index,split,train_mask", "--thumbnails").stdout  # fmt: skip
@@ -56,33 +40,20 @@ def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
     assert {(node["split"] == "train", node["train_mask"]) for node in nodes} == {(True, "True"), (False, "False")}
 
 
-def test_threshold_is_a_part_of_dense(program: Program, run: Path) -> None:
-    both = export(program, run, "graph.json", "--graph", "dense")
-    pairs = FIRST * (FIRST - 1) // 2
-    assert not both.is_directed() and kinds(both) == {"match": FIRST**2, "student": pairs, "teacher": pairs}
-    near = export(program, run, "near.json", "--graph", "threshold", "--threshold", 0.5, "--side", "teacher",
-                  "--source", "projection")  # fmt: skip
-    teacher = [(a, b) for a, b, edge in both.edges(data=True) if edge["kind"] == "teacher" and edge["weight"] >= 0.5]
-    assert 0 < len(teacher) < pairs
-    assert {frozenset(ends) for ends in near.edges} == {frozenset(ends) for ends in teacher}
-
-
-def test_neighbours(program: Program, run: Path) -> None:
-    def edges(chooser: str) -> set[tuple[str, str]]:
-        graph = export(program, run, "graph.json", "--side", "teacher", "--k", 3, "--neighbours", chooser)
-        return set(graph.edges)
-
-    teacher, student = edges("teacher"), edges("student")
-    assert teacher != student and edges("union") == teacher | student
-    assert all(end.startswith("t") for edge in teacher for end in edge) and len(teacher) == FIRST * 3
-
-
-def test_splits(program: Program, run: Path) -> None:
-    counts = json.loads((run / "result.json").read_text())["images"]
-    for split in ("train", "val"):
-        told = program("export", run, "-o", "graph.txt", "--format", "pt", "--split", split, "--k", 1).stdout
-        assert told.startswith(f"graph.txt: {counts[split]} images")
-        assert relgraph.read_pair(Path("graph.txt")).split == split
+def test_options_are_those_of_the_function(program: Program, run: Path) -> None:
+    """Each edge, node and figure of the file is that of the pair that the function makes."""
+    opened = TrainedRun(run)
+    for options in (
+        {}, {"split": "val", "k": 1}, {"graph": "dense"}, {"side": "teacher", "k": 3, "neighbours": "union"},
+        {"graph": "threshold", "threshold": 0.5, "side": "teacher", "source": "projection"}, {"k": 3, "split": "train"},
+    ):  # fmt: skip
+        with case(options):
+            typed = [part for name, value in options.items() for part in (f"--{name}", value)]
+            told = program("export", run, "-o", "graph.txt", "--format", "pt", "--first", FIRST, *typed).stdout
+            assert told.startswith(f"graph.txt: {FIRST} images, ")
+            found, expected = relgraph.read_pair(Path("graph.txt")), run_pair(opened, first=FIRST, **options)
+            assert_same_pair(found, expected)
+            assert found.to_dict()["_global_store"] == expected.to_dict()["_global_store"]
 
 
 def test_gephi_gets_positions_unless_none_are_wanted(program: Program, run: Path) -> None:
@@ -129,36 +100,13 @@ def test_the_difference(program: Program, run: Path) -> None:
         assert {"student_prediction", "teacher_prediction", "index", "x"} <= data.keys()
 
 
-@pytest.mark.slow
-def test_the_student_by_the_ending(program: Program, run: Path, contrasted: tuple[Path, str]) -> None:
-    for name, *options in (("student.pt2",), ("student.safetensors",), ("hub/",), ("other", "--format", "hub")):
+def test_the_student_is_a_folder_by_the_ending_or_the_format(program: Program, run: Path) -> None:
+    student, images = relgraph.Run(run).student(), torch.randn(3, 1, 8, 8)
+    for name, *options in (("hub/",), ("other", "--format", "hub")):
         told = program("export", run, "-o", name, *options).stdout
         assert re.fullmatch(rf"{name}: compared on 64 images, 0.\d MB, largest relative difference \d.*\n", told), told
-    student, images = relgraph.Run(run).student(), torch.randn(3, 1, 8, 8)
-    program_of = torch.export.load("student.pt2").module()
-    for found in (program_of, relgraph.load_student("hub"), relgraph.load_student("other")):
-        with torch.no_grad():
-            for mine, expected in zip(found(images), student(images), strict=True):
-                torch.testing.assert_close(mine, expected)
+        torch.testing.assert_close(relgraph.load_student(name.strip("/"))(images), student(images))
     assert "embedded:digits" in Path("hub/README.md").read_text()
-    vectors = relgraph.export(contrasted[0], "vectors.pt2", with_preprocessing=True)
-    assert vectors.difference is not None and vectors.difference < 1e-4 and vectors.images == 64
-    found, nothing = torch.export.load("vectors.pt2").module()(torch.zeros(1, 3, 20, 30, dtype=torch.uint8))
-    assert found.shape == (1, 64) and nothing is None
-
-
-@pytest.mark.slow
-def test_the_student_as_onnx(program: Program, run: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    told = program("export", run, "-o", "student.onnx", "--with-preprocessing").stdout
-    assert told.startswith("student.onnx: compared on 64 images, ")
-    session = onnxruntime.InferenceSession("student.onnx")
-    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    student = relgraph.Run(run).student()
-    with torch.no_grad():
-        expected = student(torch.stack([student.preprocess(each) for each in pixels]))
-    for mine, others in zip(session.run(None, {"images": pixels.numpy()}), expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(mine), others, rtol=1e-4, atol=1e-5)
 
 
 def test_a_student_that_cannot_be_written(failure: Failing, run: Path) -> None:
@@ -197,12 +145,9 @@ def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
     check_told(failure, ("export", run, "-o"), {
         "graph.gefx": "unknown format to export 'gefx': did you mean 'gexf'?",
         "missing/graph.gexf --first 9 --k 2": "cannot write missing/graph.gexf: No such file",
-        "graph.gexf --first 9 --k 9": "k must be between 1 and the number of nodes less one, 8, got 9",
         "graph.json --split train --graph dense": "at most 1,000,000 edges",
         "graph.gexf --attributes labels": "unknown node attribute 'labels': did you mean 'label'?",
         "graph.gexf --diff --side teacher": "--diff compares both networks: expected no --side",
-        "graph.gexf --diff --graph dense": "with the graph 'dense' both networks hold all pairs",
-        "graph.gexf --diff --neighbours union": "each network chooses its own edges",
     })  # fmt: skip
     assert failure("export", "nothing", "-o", "graph.gexf").startswith("nothing is not a run: ")
     check_told(misuse, ("export", run), {"": "Missing option '-o'", "-o g.gexf --graph tree": "'tree' is not one of"})

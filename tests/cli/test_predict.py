@@ -4,14 +4,12 @@ import os
 from pathlib import Path
 
 import click
-import pytest
 from click.testing import CliRunner
 
 import relgraph
 from relgraph.networks.files import save_tensors
 from tests.cli.conftest import Failing, Program, ended
 from tests.deploy.students import segmenter_of
-from tests.pictures import write_folder
 
 
 def test_a_table_csv_and_json_say_the_same(program: Program, run: Path, flat: Path) -> None:
@@ -56,22 +54,6 @@ def test_refusals(failure: Failing, misuse: Failing, run: Path, contrasted: tupl
     assert "Missing argument 'IMAGES...'" in misuse("predict", run)
     assert "0 is not in the range" in misuse("predict", run, flat, "--top", 0)
     assert failure("predict", run, flat, "-o", "o.txt").startswith("expected an output FILE.csv or FILE.json")
-
-
-@pytest.mark.slow
-def test_code_of_one_s_own_is_named_again_or_allowed(program: Program, failure: Failing, tmp_path: Path) -> None:
-    photos = write_folder(tmp_path / "photos", {"train": 4, "test": 1})
-    Path("nets.py").write_text(
-        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self):\n"
-        "        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU())\n"
-    )
-    program("train", "--dataset", f"folder:{photos}", "--student", "nets.py:Net", "--method", "none", "--epochs", 1,
-            "--batch-size", 4, "--out", "own")  # fmt: skip
-    image = photos / "test/cat/0.png"
-    assert "nets.py:Net" in failure("predict", "own", image)
-    again = program("predict", "own", image, "--student", "nets.py:Net").stdout
-    assert program("predict", "own", image, "--allow-code").stdout == again
-    assert str(image) in again
 
 
 def test_maps_of_the_classes_of_pixels_are_written_and_told(program: Program, flat: Path) -> None:

@@ -127,14 +127,6 @@ def test_a_run_tells_size_speed_and_neighbours_of_both(digits_run: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_overlap_is_that_of_the_analysis(digits_run: Path) -> None:
-    found = run_cost(TrainedRun(digits_run), relgraph.load_student(digits_run), forms=("torch",))
-    expected = relgraph.analyze(digits_run, k=10, source="projection")["overlap"]
-    assert found["neighbours"]["overlap"] == pytest.approx(expected)
-    assert list(found["student"]["forms"]) == ["torch"]
-
-
-@pytest.mark.slow
 def test_a_missing_package_is_told_and_the_rest_is_measured(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     forms = run_cost(TrainedRun(digits_run), relgraph.load_student(digits_run))["student"]["forms"]

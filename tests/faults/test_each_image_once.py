@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from relgraph.data.folders import read_folder
@@ -16,7 +15,7 @@ from relgraph.data.images import ImageFiles
 from relgraph.data.listing import LeftOut
 from relgraph.training.building import open_data
 from relgraph.training.distillation import train
-from tests.checks import assert_refused_like, case
+from tests.checks import assert_refused_like
 from tests.faults.conftest import Make, write_images
 
 THERE = "links to what is there already"
@@ -177,14 +176,3 @@ def test_a_folder_that_cannot_be_read_is_named(data: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "scandir", refusing)
     assert_refused_like((lambda: names(data), r"cannot read .*train/b: Permission denied"))
-
-
-def test_ordinary_folders_are_what_they_were(data: Path) -> None:
-    (data / "train/a/deeper").mkdir()
-    shutil.move(data / "train/a/02.png", data / "train/a/deeper/02.png")
-    classes, splits = read_folder(data, None)
-    expected = [f"a/{n}" for n in ("00.png", "01.png", "03.png", "04.png", "05.png", "deeper/02.png")]
-    expected += [f"b/{i:02}.png" for i in range(6)]
-    pixels = np.stack([np.asarray(Image.open(data / "train" / name)) for name in expected]).transpose(0, 3, 1, 2)
-    with case(classes):
-        assert classes == ("a", "b") and torch.equal(torch.as_tensor(splits["train"][0]), torch.from_numpy(pixels))

@@ -18,13 +18,13 @@ from tests.checks import case
 from tests.training.conftest import outcome
 from tests.training.counting import SOME, counting, run
 
-# What makes, fills, flushes and moves a file; a table or a text is filled by `write_bytes`, a checkpoint by torch.
+# What makes, fills and flushes a file; a table or a text is filled by `write_bytes`, a checkpoint by torch.
+# The test of the trainer stops a run before each move.
 CALLS: dict[str, tuple[Any, str]] = {
     "made": (tempfile, "mkstemp"),
     "filled": (Path, "write_bytes"),
     "filled by torch": (torch, "save"),
     "synced": (os, "fsync"),
-    "moved": (Path, "replace"),
 }
 
 
@@ -54,11 +54,12 @@ def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
     run(counting(SOME, "knn"), tmp_path / "whole")
     whole = outcome(tmp_path / "whole")
     after_the_first_epoch = 0
-    for what, (owner, name) in CALLS.items():
+    for kind, (what, (owner, name)) in enumerate(CALLS.items()):
         with failing(owner, name, -1, None) as calls:
             run(counting(SOME, "knn"), tmp_path / f"counted {what}")
-        for number in range(len(calls)):
-            full = number % 2 == 0  # the others are interrupted
+        # Of each kind every second pair of calls, in turn: a full disk, then an interrupt.
+        for number in (number for number in range(len(calls)) if number // 2 % 2 == kind % 2):
+            full = number % 2 == 0
             error: BaseException = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else KeyboardInterrupt()
             path = tmp_path / f"{what} {number}"
             with case(what, number), failing(owner, name, number, error):
@@ -73,4 +74,4 @@ def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
             with case(what, number, "resumed"):
                 run(counting(SOME, "knn"), path, resume="recipe.yaml" in left)
                 assert outcome(path) == whole
-    assert after_the_first_epoch > 40
+    assert after_the_first_epoch > 20

@@ -17,9 +17,9 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.stopping import Stopped
 from tests.checks import case
 from tests.faults.conftest import Make
+from tests.training.conftest import after_each_step
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "dense": {},
     "few labels and a memory": {"labels_per_class": 2, "method": "crd", "method_args": ("negatives=4",)},
     "a head first": {"teacher_head": "sequential", "head_epochs": 1},
     "neighbourhoods": {"scope": "dataset", "k": 1, "epochs": 1},
@@ -37,37 +37,24 @@ def outcome(path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_a_run_that_stops_after_each_step(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_stops_after_each_step(make: Make, tmp_path: Path) -> None:
     for name, options in VARIANTS.items():
-        recipe = make(checkpoint_minutes=1e-9, **options)
-        monkeypatch.undo()
-        train(recipe, tmp_path / name / "whole")
-        original, saved = trainer.Amid.save, 0
-
-        def save(self: trainer.Amid, within: dict[str, Any], save: Any = original) -> None:
-            nonlocal saved
-            save(self, within)
-            saved += 1
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(trainer.Amid, "save", save)
-        path = tmp_path / name / "pieces"
-        for _ in range(40):
-            try:
-                train(recipe, path, resume=(path / "recipe.yaml").exists())
-            except KeyboardInterrupt:
-                continue
-            break
+        recipe, whole, path = (
+            make(checkpoint_minutes=1e-9, **options),
+            tmp_path / name / "whole",
+            tmp_path / name / "run",
+        )
         with case(name):
-            assert saved >= 4, "several checkpoints lie within its epochs"
-            assert outcome(path) == outcome(tmp_path / name / "whole")
+            train(recipe, whole)
+            stops = after_each_step(lambda resume: train(recipe, path, resume=resume), path)  # noqa: B023 (at once)
+            assert stops >= 4, "several checkpoints lie within its epochs"
+            assert outcome(path) == outcome(whole)
 
 
 @pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(make(), tmp_path / "whole")
     steps = 0
 
     def counted(*arguments: Any, step: Any = epochs.step, **options: Any) -> None:
@@ -83,11 +70,13 @@ def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
     assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert load_checkpoint(tmp_path / "run" / "last.ckpt")["progress"]["within"]["step"] == 2
     train(make(), tmp_path / "run", resume=True)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "run") == outcome(finished)
 
 
 @pytest.mark.slow
-def test_sigterm_before_the_first_step_is_heard(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_before_the_first_step_is_heard(
+    make: Make, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def opened(*arguments: Any) -> list[Any]:
         assert (tmp_path / "run" / "last.ckpt").is_file()
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -98,30 +87,16 @@ def test_sigterm_before_the_first_step_is_heard(make: Make, tmp_path: Path, monk
     with pytest.raises(Stopped):
         train(make(), tmp_path / "run")
     monkeypatch.undo()
-    train(make(), tmp_path / "whole")
     train(make(), tmp_path / "run", resume=True)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "run") == outcome(finished)
 
 
 @pytest.mark.slow
-def test_a_pre_training_goes_on_amid_an_epoch(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pre_training_goes_on_amid_an_epoch(images: Path, tmp_path: Path) -> None:
     options = {"dataset": f"folder:{images}", "network": "resnet8", "epochs": 2, "batch_size": 9, "device": "cpu",
                "checkpoint_minutes": 1e-9, "objective": "moco", "queue": 18}  # fmt: skip
-    recipe = resolve_pretraining(options)
+    recipe, run = resolve_pretraining(options), tmp_path / "run"
     pretrain(recipe, tmp_path / "whole")
-    original = trainer.Amid.save
-
-    def save(self: trainer.Amid, within: dict[str, Any]) -> None:
-        original(self, within)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.Amid, "save", save)
-    for number in range(9):
-        try:
-            pretrain(recipe, tmp_path / "run", resume=number > 0)
-        except KeyboardInterrupt:
-            continue
-        break
-    assert number > 1
+    assert after_each_step(lambda resume: pretrain(recipe, run, resume=resume), run) > 1
     read = [(tmp_path / name / "network.safetensors").read_bytes() for name in ("whole", "run")]
     assert read[0] == read[1]

@@ -76,6 +76,8 @@ def test_each_damage_of_each_file(make: Make, made: Path, store: Path) -> None:
     for name in FILES:
         for fault, content in damaged((made / name).read_bytes()).items():
             for command, call in commands.items():
+                if command == "train" and fault not in ("one bit", "missing"):
+                    continue  # the reader is tested below
                 shutil.rmtree(store)
                 shutil.copytree(made, store)
                 (store / name).unlink()
@@ -127,17 +129,6 @@ def test_a_row_that_is_damaged_amid_a_run_ends_it(
     embed(make(), store)
     assert re.search(told, capsys.readouterr().out), "that it was damaged is said"
     trained(make, store)
-
-
-def test_where_the_teacher_may_run_instead_a_line_says_why_it_does(
-    make: Make, made: Path, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in FILES:
-        (store / name).unlink()
-        train(make(epochs=1, embeddings=str(store)), store.parent / f"run of {name}")
-        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("no stored embeddings fit"))
-        assert name in line and "relgraph embed" in line
-        shutil.copy(made / name, store / name)
 
 
 def test_a_run_whose_store_was_made_anew_does_not_resume(make: Make, store: Path) -> None:

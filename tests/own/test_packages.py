@@ -44,34 +44,30 @@ def runs(relgraph_process: Relgraph, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-def test_a_run_of_modules_is_opened_if_its_code_is_allowed(runs: Path, relgraph_process: Relgraph) -> None:
+def test_a_run_of_registered_names_is_opened_and_one_of_modules_if_its_code_is_allowed(
+    runs: Path, relgraph_process: Relgraph
+) -> None:
     run = runs / "module"
     assert recipe(run)["method"] == MODULES["method"]
     code = json.loads((run / "inputs.json").read_text())["code"]
     assert {code[part]["package"] for part in ("student", "dataset", "method")} == {"labnets", "labdata", "labloss"}
     assert code["student"]["version"] == "1.0" and len(code["student"]["sha256"]) == 64
-    refused, some, *allowed = relgraph_process(
-        ["evaluate", "module"], ["evaluate", "module", "--dataset", "labdata:Flat"],
-        ["evaluate", "module", *flags(MODULES)], ["export", "module", "-o", "graph.json", "--allow-code"],
-        ["analyze", "module", "--k", "3", "--allow-code"], ["report", "module", *flags(MODULES)], cwd=runs,
+    evaluated, *listings, refused, some, again, exported, analysed, reported = relgraph_process(
+        ["evaluate", "name", "--json"], ["students"], ["teachers"], ["data"], ["methods"], ["evaluate", "module"],
+        ["evaluate", "module", "--dataset", "labdata:Flat"], ["evaluate", "module", *flags(MODULES)],
+        ["export", "module", "-o", "graph.json", "--allow-code"], ["analyze", "module", "--k", "3", "--allow-code"],
+        ["report", "module", *flags(MODULES)], cwd=runs,
     )  # fmt: skip
-    told = r"names code of its own, lab\w+:\w+: it is run only if you name it again"
-    assert re.search(told, refused.failed())
-    assert "names code of its own, lab" in some.failed() and "labdata" not in some.errors
-    for end in allowed:
-        end.done()
-    assert json.loads((runs / "graph.json").read_text())["nodes"]
-
-
-@pytest.mark.slow
-def test_a_run_of_registered_names_needs_no_word(runs: Path, relgraph_process: Relgraph) -> None:
-    evaluated, *listings = relgraph_process(
-        ["evaluate", "name", "--json"], ["students"], ["teachers"], ["data"], ["methods"], cwd=runs
-    )
     assert 0 <= json.loads(evaluated.done())["student"]["top1"] <= 100
     lines = [line for each in listings for line in each.done().splitlines()]
     for name in ("labtiny", "labcolours", "labflat", "labreg"):
         assert "1.0" in next(line for line in lines if name in line), name
+    told = r"names code of its own, lab\w+:\w+: it is run only if you name it again"
+    assert re.search(told, refused.failed())
+    assert "names code of its own, lab" in some.failed() and "labdata" not in some.errors
+    for end in (again, exported, analysed, reported):
+        end.done()
+    assert json.loads((runs / "graph.json").read_text())["nodes"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from relgraph.methods import Sum
 from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
+from relgraph.training import trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.objective import Distiller
@@ -27,15 +28,15 @@ COUNTS = {"train": 12, "val": 6, "test": 6}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
-    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
-    "none": {"method": "none"},
-    "kd": {"method": "kd", "schedule": "cosine"},
-    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
+    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent", "epochs": 2},
+    "none": {"method": "none", "epochs": 2},
+    "kd": {"method": "kd", "schedule": "cosine", "epochs": 2},
+    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",), "epochs": 2},
     "early": {"method": "sp", "init_epochs": 1},
     "select-test": {"select": "test", "epochs": 2},
     # 5 batches an epoch, as of the others: labels play no part in them; the queue's end is no batch's.
-    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
-    "sskd": {"method": "sskd"},
+    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7, "epochs": 2},
+    "sskd": {"method": "sskd", "epochs": 2},
     "unlabelled": {"dataset": "unlabelled", "method": "infonce", "epochs": 2},
 }
 
@@ -123,6 +124,20 @@ def in_pieces(run: Callable[[bool], Any], path: Path) -> int:
             except KeyboardInterrupt:
                 continue
         return writes
+    raise AssertionError("a run of this size ends")
+
+
+def after_each_step(run: Callable[[bool], Any], path: Path) -> int:
+    """Start a run that keeps each step, and resume it until it ends, stopped after each step; return its stops."""
+    for stops in range(100):
+        with pytest.MonkeyPatch.context() as patch:
+            call_before(patch, trainer, "check_stop", 1)
+            torch.manual_seed(12345)
+            try:
+                run((path / "recipe.yaml").exists())
+            except KeyboardInterrupt:
+                continue
+        return stops
     raise AssertionError("a run of this size ends")
 
 

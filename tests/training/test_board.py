@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
@@ -52,14 +51,3 @@ def test_the_projector_reads_the_vectors_of_both_networks(tmp_path: Path) -> Non
         picture = Image.open(tmp_path / "board" / one.sprite.image_path)
         assert [*one.sprite.single_image_dim] == [8, 8] and picture.size == (24, 16), "3 columns, 2 rows"
         assert picture.getpixel((8, 8)) == tuple(pixels[4, :, 0, 0].tolist())
-
-
-def test_a_file_that_is_lost_midway(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    board = Board(tmp_path / "board", {}, 0, -1)
-    board.write({"epoch": 1, "loss": 1.0}, [])
-    (tmp_path / "board" / "steps").rename(tmp_path / "away")
-    (tmp_path / "board" / "steps").touch()
-    for epoch in (2, 3):
-        board.write({"epoch": epoch, "loss": 1.0}, [])
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 1 and told[0].startswith(f"cannot write {tmp_path / 'board'}: ")

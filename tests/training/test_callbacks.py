@@ -15,9 +15,20 @@ from relgraph.outputs import Batch, Output
 from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
 from tests.checks import assert_refused_like
 
-QUICK: dict[str, Any] = {
-    "student": "resnet8", "epochs": 2, "batch_size": 128, "dim": 8, "device": "cpu", "labels_per_class": 3,
-}  # fmt: skip
+Options = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def quick(images: Path) -> Options:
+    """Return the options of a run of two epochs of five steps."""
+    own = {"dataset": f"folder:{images}", "teacher": "embedded:digits", "labels_per_class": 2, "precision": "32-true"}
+    return {"student": "resnet8", "epochs": 2, "batch_size": 12, "dim": 8, "device": "cpu", **own}
+
+
+@pytest.fixture(scope="module")
+def whole(quick: Options, tmp_path_factory: pytest.TempPathFactory) -> relgraph.Run:
+    """Return a finished run without callbacks; read it, do not change it."""
+    return relgraph.train(**quick, out=tmp_path_factory.mktemp("runs") / "whole")
 
 
 class Told(Callback):
@@ -35,6 +46,11 @@ class Told(Callback):
 
     def at_end(self, result: Mapping[str, Any]) -> None:
         self.moments.append(f"end of {result['epochs']}")
+
+
+class Ending(Callback):
+    def after_epoch(self, end: EpochEnd) -> None:
+        raise ZeroDivisionError
 
 
 class Foreign:
@@ -68,11 +84,12 @@ def failing(save_dir: Path, name: str) -> Foreign:
     return Foreign(save_dir, name, "the server is gone")
 
 
-@pytest.mark.slow
-def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told, alone = Told(), tmp_path / "alone"
+def test_callbacks_and_loggers_are_told_of_every_moment(
+    quick: Options, whole: relgraph.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Told()
     made.clear()
-    run = relgraph.train(**QUICK, out=tmp_path / "run", callbacks=[told], logger=(Foreign, failing))
+    run = relgraph.train(**quick, out=tmp_path / "run", callbacks=[told], logger=(Foreign, failing))
     losses = [row["loss"] for row in run.metrics]
     assert told.moments == [f"epoch {e} of 2, {e + 1} lines, loss {losses[e - 1]:.4f}" for e in (1, 2)] + ["end of 2"]
     steps = len(told.steps) // 2
@@ -80,8 +97,8 @@ def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: 
         (epoch, step, steps) for epoch in (1, 2) for step in range(1, steps + 1)
     ]
     first = told.steps[0]
-    assert first.student.embedding.shape == (128, 8) and first.batch.labels.shape == (128,)
-    assert first.teacher is not None and first.teacher.embedding.shape == (128, 8)
+    assert first.student.embedding.shape == (12, 8) and first.batch.labels.shape == (12,)
+    assert first.teacher is not None and first.teacher.embedding.shape == (12, 8)
     means = [
         sum(float(sum(end.terms.values())) for end in told.steps if end.epoch == epoch) / steps for epoch in (1, 2)
     ]
@@ -95,19 +112,13 @@ def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: 
     assert broken.calls == [tmp_path / "run", "run", "resnet8"]
     assert capsys.readouterr().out.count("failed: the server is gone: the run goes on without it") == 1
     assert not (tmp_path / "run" / "tensorboard").exists()
-    plain = relgraph.train(**QUICK, out=alone)
-    assert [row["loss"] for row in plain.metrics] == losses and (alone / "tensorboard").is_dir(), "nothing is changed"
+    assert [row["loss"] for row in whole.metrics] == losses, "nothing is changed"
+    assert (whole.path / "tensorboard").is_dir()
 
 
-@pytest.mark.slow
-def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
-    class Ending(Callback):
-        def after_epoch(self, end: EpochEnd) -> None:
-            raise ZeroDivisionError
-
-    whole = relgraph.train(**QUICK, out=tmp_path / "whole")
+def test_an_error_of_a_callback_ends_a_run_that_can_go_on(quick: Options, whole: relgraph.Run, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        relgraph.train(**QUICK, out=tmp_path / "run", callbacks=[Ending()])
+        relgraph.train(**quick, out=tmp_path / "run", callbacks=[Ending()])
     run = relgraph.Run(tmp_path / "run")
     assert len(run.metrics) == 1
     with pytest.raises(RelgraphError, match="is not finished"):
@@ -120,16 +131,11 @@ def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> Non
     assert all(torch.equal(one, other) for one, other in zip(*(state.values() for state in states), strict=True))
 
 
-@pytest.mark.slow
-def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
-    class Ending(Callback):
-        def after_epoch(self, end: EpochEnd) -> None:
-            raise ZeroDivisionError
-
+def test_loggers_of_a_stopped_run_are_given_again(quick: Options, tmp_path: Path) -> None:
     loggers: dict[str, Any] = {"object": Foreign(tmp_path, "mine"), "spelled": Foreign}
     for name, logger in loggers.items():
         with pytest.raises(ZeroDivisionError):
-            relgraph.train(**QUICK, out=tmp_path / name, logger=(logger, "tensorboard"), callbacks=[Ending()])
+            relgraph.train(**quick, out=tmp_path / name, logger=(logger, "tensorboard"), callbacks=[Ending()])
         with pytest.raises(RelgraphError, match=r"pass it again|names code of its own"):
             relgraph.train(resume=tmp_path / name)
         made.clear()
@@ -138,9 +144,9 @@ def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
         assert told.calls[-1] == "success"
 
 
-def test_what_is_no_callback_is_refused_before_the_training(tmp_path: Path) -> None:
+def test_what_is_no_callback_is_refused_before_the_training(quick: Options, tmp_path: Path) -> None:
     def train(callbacks: Any) -> Any:
-        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", callbacks=callbacks)
+        return lambda: relgraph.train(**quick, out=tmp_path / "run", callbacks=callbacks)
 
     assert_refused_like(
         (train(Told()), "callbacks must be a list of objects derived from relgraph.Callback, got Told"),
@@ -150,9 +156,9 @@ def test_what_is_no_callback_is_refused_before_the_training(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
-def test_loggers_that_are_none(tmp_path: Path) -> None:
+def test_loggers_that_are_none(quick: Options, tmp_path: Path) -> None:
     def train(logger: Any) -> Any:
-        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", logger=logger)
+        return lambda: relgraph.train(**quick, out=tmp_path / "run", logger=logger)
 
     assert_refused_like(
         (train(("tensorbord",)), "unknown logger 'tensorbord': did you mean 'tensorboard'.*"),
@@ -165,9 +171,8 @@ def test_loggers_that_are_none(tmp_path: Path) -> None:
     assert_refused_like((train((Nothing,)), "the logger .*Nothing has no log_metrics: expected Lightning's interface"))
 
 
-@pytest.mark.slow
-def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
-    run = relgraph.train(**QUICK, out=tmp_path / "run")
+def test_the_functions_refuse_what_does_not_fit(whole: relgraph.Run, tmp_path: Path) -> None:
+    run = whole
     assert_refused_like(
         (lambda: relgraph.train(resume=run.path, epochs=3), "resume keeps the recipe of the run: .*, got epochs"),
         (lambda: relgraph.train(resume=run.path, milestones=[1]), "resume keeps .*, got milestones"),  # type: ignore[arg-type]
@@ -193,7 +198,7 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
     assert relgraph.train(resume=run.path).result == run.result, "a finished run is finished"
 
 
-def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) -> None:
+def test_faults_of_ones_own_method_are_told_before_the_training(quick: Options, tmp_path: Path) -> None:
     class Own(Method):
         fault: Any = option(default=None)
 
@@ -201,7 +206,7 @@ def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) 
             return {"own": self.fault(student.embedding, teacher.embedding)}
 
     def train(method: Any) -> Any:
-        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", method=method)
+        return lambda: relgraph.train(**quick, out=tmp_path / "run", method=method)
 
     class Unmade(Own):
         def __post_init__(self) -> None:
@@ -210,7 +215,7 @@ def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) 
     assert_refused_like(
         (train(Own(lambda s, t: s @ t)), "cannot compare a batch: RuntimeError: mat1 and mat2 shapes"),
         (train(Own(lambda s, t: 1 / 0)), "cannot compare a batch: ZeroDivisionError"),
-        (train(Own(lambda s, t: s.sum(1))), r"Own compares by terms that are scalars, got own: \(128,\)"),
+        (train(Own(lambda s, t: s.sum(1))), r"Own compares by terms that are scalars, got own: \(12,\)"),
         (train(Unmade), "unmade cannot be built: KeyError: 'x'"),
     )
     assert not (tmp_path / "run").exists()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from relgraph.graph.criteria import huber
 from relgraph.graph.scales import by_mean
-from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
-from relgraph.names import build_backbone, load_teacher, open_student
+from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum
+from relgraph.names import build_backbone, open_student
 from relgraph.networks.backbone import map_shapes
-from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
+from relgraph.networks.files import load_ss_head, save_network, save_ss_head
 from relgraph.networks.heads import Projector
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_data, open_teacher
@@ -70,12 +70,6 @@ class Curious(Method):
         return {"curious": student.embedding.sum()}
 
 
-class Asking(Curious):
-    """One that asks for extra views."""
-
-    views = Views("rotations", 3)
-
-
 def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch of zeros in the shapes of the run, in evaluation mode; then it is ready for training."""
     monkeypatch.setitem(METHODS, "curious", Curious)
@@ -108,24 +102,6 @@ def test_an_error_in_a_method_of_ones_own_is_one_sentence(make: RecipeMaker, mon
     monkeypatch.setitem(METHODS, "faulty", Faulty)
     told = r"^faulty cannot compare a batch: AttributeError: .* 'norm' \(test_construction.py, line \d+\)$"
     assert_refused_like((lambda: new(make(method="faulty")), told))
-
-
-def test_what_a_method_is_shown_of_extra_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "extra", Asking)
-    monkeypatch.setattr(Asking, "reads", ("embedding", "feature", "logits"))
-    job = build(make(method="extra"))
-    method = part(job.objective, "extra")
-    assert isinstance(method, Asking)
-    row, _ = train_epoch(job, 0)
-    first, second, *_ = method.given
-    for student, teacher, batch, _ in (first, second):
-        for output in (student, teacher):
-            assert output.extra is not None and output.extra.logits is not None and output.extra.feature is not None
-            assert output.extra.embedding.shape == (36, 16) and output.extra.logits.shape == (36, 3)
-            assert output.extra.feature.shape == (36, 64)
-        assert batch is not None and len(batch.indices) == 12
-    told = "teacher: online, in every step (extra reads the teacher's outputs of 3 extra views of an image)"
-    assert "curious" in row and job.note.startswith(told)
 
 
 def test_a_method_s_own_option_wins_over_the_run_s(make: RecipeMaker) -> None:
@@ -223,19 +199,6 @@ def test_a_teacher_keeps_its_own_head(make: RecipeMaker, owner: dict[str, Any], 
         assert row["teacher_head"] > 0, "its cross-entropy is told, and teaches nothing"
         assert not {id(p) for p in job.objective.teacher_parameters()} & {id(p) for p in head.parameters()}
         assert ("teacher_optimiser" in job.optimisers) == ("refine" in options)
-
-
-def test_the_own_head_teaches_sskd(make: RecipeMaker, owner: dict[str, Any], finished: Runs, tmp_path: Path) -> None:
-    teacher = load_teacher(owner["teacher"])
-    save_ss_head(tmp_path / "ss_head.safetensors", Projector(64, 64), teacher="x", fingerprint=teacher.fingerprint())
-    job = build(make(**owner, method="sskd", ss_head=str(tmp_path)))
-    sskd, head = part(job.objective, "sskd"), job.objective.teacher_head
-    assert isinstance(sskd, SSKD) and sskd.ss_head is not None and head is not None
-    assert job.note.startswith("teacher: online, in every step (sskd")
-    before = states(sskd.ss_head)
-    row, _ = train_epoch(job, 0)
-    assert all(row[name] > 0 for name in ("cross_entropy", "kd", "transformed", "self_supervision", "teacher_head"))
-    assert equal(states(head), states(load_head(finished("kd"))[0])) and equal(states(sskd.ss_head), before)
 
 
 def test_own_heads_that_misfit(make: RecipeMaker, owner: dict[str, Any], pretrained: tuple[Path, nn.Module]) -> None:

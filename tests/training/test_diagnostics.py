@@ -22,6 +22,7 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.spread import Spread
 from tests.checks import MEASURES, OF_BATCHES
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, states
+from tests.training.test_feed import Reading
 
 N = 10
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, -1, 2])
@@ -70,12 +71,14 @@ def test_what_is_measured_is_the_pair_that_the_loss_reads() -> None:
 def test_a_method_without_graphs_is_measured_by_what_it_reads() -> None:
     student, teacher = outputs()
     some = Diagnostics(every=1, k=3)
-    for method, part in ((KD(), "logits"), (CRD(4, 6, N, LABELS, negatives=4), "feature")):
+    crd = CRD(4, 6, N, LABELS, negatives=4)
+    for method, part in ((KD(), "logits"), (crd, "feature"), (Reading(), "embedding")):
         assert some.next_step() is some
         some.add(Spread(method), [], student, teacher, LABELS)
         assert part in method.reads
-        assert set(some.found[-1]) == set(MEASURES) - {"match"}, "features have other widths"
-    assert some.steps == [0, 1]
+        unlike = set() if part == "embedding" else {"match"}  # features have other widths
+        assert set(some.found[-1]) == set(MEASURES) - unlike
+    assert some.steps == [0, 1, 2]
 
 
 def test_a_contrastive_method_is_measured_behind_its_head() -> None:

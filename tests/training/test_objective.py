@@ -111,34 +111,6 @@ def test_the_official_loss() -> None:
     torch.testing.assert_close(losses.total, total, rtol=1e-10, atol=0)
 
 
-def test_the_weights_of_a_sum_are_those_of_the_loss() -> None:
-    ega, sp = EGA(), SP()
-    module = distiller(Sum({"ega": (0.5, ega), "sp": (3.0, sp)}))
-    given = inputs()
-    losses = module(given)
-    assert losses.student.maps == losses.teacher.maps == () and losses.student.feature is not None
-    assert given.teacher is not None
-    student, feature, maps = module.student(given.images), feature_of(given), given.teacher.maps
-    teacher = Output(teacher_head(module)(feature)[0], feature=feature, maps=maps)
-    expected = {f"ega_{name}": 0.5 * term for name, term in ega.terms(student, teacher).items()}
-    expected["sp"] = 3.0 * sp(student, teacher)
-    found = {name: term for name, term in losses.terms.items() if name != "cross_entropy"}
-    torch.testing.assert_close(found, expected)
-    flat = [stages[-1].flatten(1) for stages in (student.maps, maps)]
-    gram = [(x @ x.T) / (x @ x.T).norm(dim=1, keepdim=True) for x in flat]
-    torch.testing.assert_close(expected["sp"], 3.0 * (gram[0] - gram[1]).square().mean())
-
-
-def test_what_a_label_would_be_does_not_matter_where_it_is_unknown() -> None:
-    module, given = distiller(EGA()).eval(), inputs()
-    known = (LABELS >= 0).nonzero().flatten()
-    both = module(given)
-    alone = module(StepInputs(given.images[known], Batch(known, LABELS[known]), bare(feature_of(given)[known])))
-    torch.testing.assert_close(both.terms["cross_entropy"], alone.terms["cross_entropy"])
-    torch.testing.assert_close(both.teacher_terms, alone.teacher_terms)
-    assert both.terms["edge"] > alone.terms["edge"], "unlabelled images are nodes like the others"
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_each_parameter_learns_from_the_terms_of_its_side_alone(name: str) -> None:
     """The teacher's by its own cross-entropy, written out, the student's by its own terms, and none by both."""

@@ -73,12 +73,10 @@ def test_optimisers_have_the_recipe_s_settings(make: RecipeMaker) -> None:
         assert [(group["lr"], group["weight_decay"]) for group in optimiser.param_groups] == [(0.2, 0.0), (0.2, 0.3)]
         both = new_optimiser(Recipe(**given), module, module.parameters(), 0.2, {module.bias: 0.01}).param_groups
         assert [(g["lr"], g["params"]) for g in both] == [(0.2, [module.weight]), (0.01, [module.bias])]
-        job = build(make(**given, decay_norm_and_bias=False, graph="knn", k=3, refine="conv", teacher_lr=0.4))
-        ids = [id(p) for each in job.optimisers.values() for group in each.param_groups for p in group["params"]]
-        assert len(ids) == len({*ids}) and {*ids} == {id(p) for p in job.objective.parameters()}
-        for rate, each in zip((0.01, 0.4), job.optimisers.values(), strict=True):
-            assert [(g["lr"], g["weight_decay"]) for g in each.param_groups] == [(rate, 0.0), (rate, 0.3)]
-            assert all(settings.items() <= g.items() for g in each.param_groups)
+    job = build(make(**given, decay_norm_and_bias=False, graph="knn", k=3, refine="conv", teacher_lr=0.4))
+    for rate, each in zip((0.01, 0.4), job.optimisers.values(), strict=True):
+        assert [(g["lr"], g["weight_decay"]) for g in each.param_groups] == [(rate, 0.0), (rate, 0.3)]
+        assert all(settings.items() <= g.items() for g in each.param_groups)
 
 
 def test_adamw_has_smaller_rates_unless_they_are_given() -> None:

@@ -67,13 +67,8 @@ CASES: dict[str, dict[str, Any]] = {
     "of a user's own": {"method": [Echo, (0.5, OWN), Relation(linear, criterion=mean_square), "kd"]},
     "of a user's own in parts": {"method": [Echo, (0.5, OWN)], "parts": 2},
 }
-ON_THREE = (
-    "crd",
-    "sskd",
-    "sum in parts",
-    "refined",
-    "of a user's own",
-)  # a process between two others: of memories, views, parts, edges
+# A process between two others: of memories, views, parts, edges.
+ON_THREE = ("crd", "sskd", "sum in parts", "refined", "of a user's own")
 
 
 class Net(Backbone):

@@ -1,6 +1,7 @@
 """Presets against the published settings, written out once more, and what of them a user may change."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -58,8 +59,9 @@ def test_the_methods_of_repdistiller_have_its_scripts_settings() -> None:
             assert [recipe.stage(epoch) for epoch in (0, 29, 30, epochs - 1)] == (
                 ["method", "method", "labels", "labels"] if first else ["both"] * 4
             )
-            falls = [epoch for epoch in range(1, epochs) if rates(recipe)[epoch] < rates(recipe)[epoch - 1]]
-            assert rates(recipe)[0] == 0.05 and falls == [first + 150, first + 180, first + 210]
+            found = rates(recipe)
+            falls = [epoch for epoch, (before, after) in enumerate(pairwise(found), 1) if after < before]
+            assert found[0] == 0.05 and falls == [first + 150, first + 180, first + 210]
 
 
 def test_small_students_have_a_fifth_of_the_rate_and_ega_s_only_one_of_them() -> None:

@@ -37,12 +37,6 @@ COLUMNS: dict[str, tuple[list[str], list[str]]] = {
 }  # fmt: skip
 
 
-def test_the_files_of_a_run(finished: Runs) -> None:
-    names = ".lock best.ckpt diagnostics.csv environment.json inputs.json last.ckpt metrics.csv recipe.yaml result.json"
-    found = sorted(file.name for file in finished("dense").iterdir())
-    assert found == [*names.split(), "student.safetensors", "tensorboard"]
-
-
 RECIPES = [
     Recipe(),
     resolve({}),

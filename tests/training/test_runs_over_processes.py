@@ -28,17 +28,10 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "neighbourhoods": {"scope": "dataset", "k": 3, "alpha": 0.5, "teacher_head": "sequential", "labels_per_class": 12},
     "space": {"target_space": "teacher", "dim": None, "gamma": 0.0, "holdout_classes": "test=ant,bee"},
     "settings": {
-        "clip_norm": 0.5,
-        "ema": 0.5,
-        "nesterov": True,
-        "decay_norm_and_bias": False,
-        "weight_decay": 0.1,
-        "schedule": "cosine",
-        "schedule_by": "step",
-        "warmup_epochs": 1,
-        "patience": 1,
+        "clip_norm": 0.5, "ema": 0.5, "nesterov": True, "decay_norm_and_bias": False, "weight_decay": 0.1,
+        "schedule": "cosine", "schedule_by": "step", "warmup_epochs": 1, "patience": 1,
     },
-}
+}  # fmt: skip
 # What a step in float32 gives alike; accuracies of a few images jump.
 TERMS = {
     "loss", "cross_entropy", "kd_of_logits", "node", "edge", "teacher_head", "teacher_refined", "crd_student_anchors",
@@ -174,12 +167,14 @@ def test_weights_and_memories_are_alike_also_where_relations_are_local_and_batch
         assert torch.equal(other[name], value), name
 
 
+@pytest.mark.slow
 def test_a_local_relation_is_another_loss(done: list[Done], folder: Path) -> None:
     rows = {name: RunDirectory.open(folder / name / "0").read_metrics()[0] for name in ("global", "local")}
     assert rows["local"]["cross_entropy"] == pytest.approx(rows["global"]["cross_entropy"], rel=1e-5)
     assert rows["local"]["node"] < 0.9 * rows["global"]["node"], "a graph of six nodes instead of twelve"
 
 
+@pytest.mark.slow
 def test_batches_that_cannot_be_split_are_refused(done: list[Done], folder: Path) -> None:
     told = "{} is split evenly over 2 processes{}: choose another batch_size or number of processes, got {} images"
     labelled = "every batch of labelled images, for the teacher's head,"

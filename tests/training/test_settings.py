@@ -17,7 +17,6 @@ from torch.optim import SGD, AdamW
 
 from relgraph.methods import Batch
 from relgraph.names import open_student
-from relgraph.training import trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step, steps, train_epoch
@@ -27,7 +26,7 @@ from relgraph.training.pretraining import build_pretraining
 from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like, case
-from tests.training.conftest import RecipeMaker, call_before, equal, in_pieces, outcome, result_of, states
+from tests.training.conftest import RecipeMaker, after_each_step, equal, in_pieces, outcome, result_of, states
 
 STEPS = 5  # batches of an epoch in the tests' recipe
 INDEX = torch.arange(12)
@@ -108,38 +107,37 @@ def test_a_pre_training_has_the_optimiser_and_its_clipping(images: Path) -> None
 # The moving average
 
 
-def test_the_average_is_evaluated_selected_and_kept(make: RecipeMaker, tmp_path: Path) -> None:
-    path, recipe = tmp_path / "run", make(method="none", lr=0.3, seed=2, ema=0.7)
-    result, data = train(recipe, path), build(recipe).data
-    kept, info = open_student(path)
-    best, last = (load_checkpoint(path / name) for name in ("best.ckpt", "last.ckpt"))
-    assert equal(states(kept), best["ema"])
-    raw = {name.removeprefix("student."): x for name, x in best["objective"].items()}
-    assert raw.keys() == best["ema"].keys() and not equal(raw, best["ema"])
-    mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    found = {}
-    for which, state in (("best", best), ("last", last)):
-        kept.load_state_dict(state["ema"])
-        for split in (data.test, data.val):
-            with torch.no_grad():
-                found[which, split.split] = accuracy(kept((split.pixels / 255 - mean) / std).logits, split.labels)
-        assert result["test"][which] == pytest.approx(found[which, "test"])
-    assert result["val_top1_of_best"] == pytest.approx(found["best", "val"]["top1"])
-    assert RunDirectory(path).read_metrics()[-1]["val_top1"] == pytest.approx(found["last", "val"]["top1"])
-    # The student itself goes on as without an average.
-    train(make(method="none", lr=0.3, seed=2), tmp_path / "plain")
-    alone = load_checkpoint(tmp_path / "plain" / "last.ckpt")
-    assert equal(alone["objective"], last["objective"]) and "ema" not in alone
-
-
-def test_a_kept_average_that_is_gone_is_written_again(make: RecipeMaker, tmp_path: Path) -> None:
-    recipe = make(ema=0.7, epochs=2)
-    train(recipe, tmp_path / "run")
-    file = RunDirectory(tmp_path / "run").student_file
-    before = file.read_bytes()
-    file.unlink()
-    train(recipe, tmp_path / "run", resume=True)
-    assert file.read_bytes() == before
+def test_the_results_are_those_of_the_stored_students_or_of_their_average(make: RecipeMaker, tmp_path: Path) -> None:
+    ends = list[dict[str, Any]]()
+    for ema in (0.0, 0.7):
+        path, recipe = tmp_path / str(ema), make(method="none", lr=0.3, seed=2, ema=ema)
+        result, data = train(recipe, path), build(recipe).data
+        assert result_of(path) == result and (result["epochs"], result["seed"]) == (3, 2)
+        assert result["images"] == {"train": 36, "labelled": 6, "val": 18, "test": 18}
+        assert result["test"]["best"] != result["test"]["last"], "else this test could not tell them apart"
+        kept, info = open_student(path)
+        mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        found = {}
+        for which in ("last", "best"):
+            ends.append(load_checkpoint(path / f"{which}.ckpt"))
+            raw = {name.removeprefix("student."): x for name, x in ends[-1]["objective"].items()}
+            assert ("ema" in ends[-1]) == (ema > 0) and not equal(raw, ends[-1].get("ema", {}))
+            judged = ends[-1].get("ema", raw)
+            assert which == "last" or equal(states(kept), judged)
+            kept.load_state_dict(judged)
+            for split in (data.test, data.val):
+                with torch.no_grad():
+                    found[which, split.split] = accuracy(kept((split.pixels / 255 - mean) / std).logits, split.labels)
+            assert result["test"][which] == pytest.approx(found[which, "test"])
+            kept = open_student(path)[0]
+        file = RunDirectory(path).student_file
+        before = file.read_bytes()
+        file.unlink()
+        train(recipe, path, resume=True)
+        assert file.read_bytes() == before, "one that is gone is written again"
+        assert result["val_top1_of_best"] == pytest.approx(found["best", "val"]["top1"])
+        assert RunDirectory(path).read_metrics()[-1]["val_top1"] == pytest.approx(found["last", "val"]["top1"])
+    assert equal(ends[0]["objective"], ends[2]["objective"]), "the student itself goes on as without an average"
 
 
 # Patience
@@ -201,9 +199,7 @@ def test_patience_needs_a_score(make: RecipeMaker, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(make: RecipeMaker, tmp_path: Path) -> None:
     """After each step, before each write, and with a head that is trained first; its patience ends it."""
     options = {**EVERY, "patience": 1, "epochs": 8, "graph": "knn", "k": 3, "refine": "conv"}
     sequential = {**options, "teacher_head": "sequential", "head_epochs": 1}
@@ -214,25 +210,10 @@ def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
 
     recipe = make(**options, checkpoint_minutes=1e-9)
     train(recipe, tmp_path / "steps")
-    saves = 0
-
-    def stop(*args: Any) -> None:
-        nonlocal saves
-        saves += 1
-        raise KeyboardInterrupt
-
     stopped = tmp_path / "stopped"
-    for _ in range(100):
-        with monkeypatch.context() as patch:
-            call_before(patch, trainer, "check_stop", 1, stop)
-            torch.manual_seed(12345)
-            try:
-                train(recipe, stopped, resume=(stopped / "recipe.yaml").exists())
-            except KeyboardInterrupt:
-                continue
-        break
+    stops = after_each_step(lambda resume: train(recipe, stopped, resume=resume), stopped)
     rows = len(RunDirectory(stopped).read_metrics())
-    assert rows < 8 and saves == STEPS * rows - 1, "after each step but the last"
+    assert rows < 8 and stops == STEPS * rows - 1, "after each step but the last"
     assert everything(stopped) == everything(tmp_path / "steps")
 
 

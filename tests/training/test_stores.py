@@ -38,19 +38,18 @@ def test_values_are_those_of_the_teacher(make: RecipeMaker, tmp_path: Path) -> N
     for view, seen in ((0, data.train.pixels), (1, crop.apply(data.train.pixels))):
         found = store.rows(torch.full((36,), view), torch.arange(36))
         torch.testing.assert_close(found, teacher(input_of(teacher)(seen)))
-    assert (done.images, done.contents) == (36, store.contents)
-
-
-def test_the_store_says_what_is_in_it(make: RecipeMaker, tmp_path: Path) -> None:
-    recipe = make()
-    teacher = open_teacher(recipe)
-    contents = store_embeddings(recipe, tmp_path / "store", views=1, dtype="float16").contents
-    assert (contents.images, contents.image_shape, contents.streamed) == (36, (3, 8, 8), False)
+    contents = store.contents
+    assert (done.images, done.contents, contents.images, contents.streamed) == (36, contents, 36, False)
     assert (contents.teacher, contents.fingerprint) == ("embedded:digits", teacher.fingerprint())
     assert (contents.input_size, contents.mean, contents.std) == (teacher.input_size, teacher.mean, teacher.std)
-    assert (contents.width, contents.dtype, contents.precision) == (teacher.width, "float16", "32-true")
-    assert (contents.views, contents.crop_padding, contents.flip, contents.view_seed) == (1, 1, True, 0)
-    assert torch.equal(read_record(tmp_path / "store", contents).checksums, whole(recipe).train.checksums())
+    assert (contents.width, contents.dtype, contents.precision) == (teacher.width, "float32", "32-true")
+    assert (contents.views, contents.crop_padding, contents.flip, contents.view_seed) == (2, 1, True, 4)
+    assert contents.image_shape == (3, 8, 8)
+    assert torch.equal(read_record(tmp_path / "store", contents).checksums, data.train.checksums())
+    half = store_embeddings(make(), tmp_path / "half", views=1, dtype="float16").contents
+    assert half.dtype == "float16"
+    rows = EmbeddingStore(tmp_path / "half").rows(torch.zeros(36, dtype=torch.long), torch.arange(36))
+    torch.testing.assert_close(rows, teacher(input_of(teacher)(data.train.pixels)), rtol=2e-3, atol=2e-3)
 
 
 def whole(recipe: Recipe) -> DataSet:
@@ -101,22 +100,13 @@ def test_other_parameters_are_refused(make: RecipeMaker, tmp_path: Path) -> None
     assert not new.exists()
 
 
-def test_streamed_images_give_the_same_embeddings(make: RecipeMaker, tmp_path: Path) -> None:
+def test_streamed_images_give_the_same_embeddings_in_a_store_that_they_fit(make: RecipeMaker, tmp_path: Path) -> None:
     shards = {}
     for images in ("memory", "stream"):
-        recipe = make(images=images, workers=0)
+        recipe = make(images=images, workers=0, embeddings=str(tmp_path / images))
         assert store_embeddings(recipe, tmp_path / images, views=2).contents.streamed == (images == "stream")
         shards[images] = np.load(tmp_path / images / "shard-00000.npy")["row"].tobytes()
-    assert shards["memory"] == shards["stream"]
-
-
-def test_bf16_is_computed_and_float32_is_stored(make: RecipeMaker, tmp_path: Path) -> None:
-    contents = store_embeddings(make(precision="bf16-mixed"), tmp_path / "bf16", views=1).contents
-    store_embeddings(make(), tmp_path / "float32", views=1)
-    half, full = (np.load(tmp_path / name / "shard-00000.npy")["row"] for name in ("bf16", "float32"))
-    assert (contents.precision, half.dtype) == ("bf16-mixed", np.float32)
-    error = np.linalg.norm(half - full) / np.linalg.norm(full)
-    assert 1e-4 < error < 0.05
+    assert shards["memory"] == shards["stream"] and fitting(recipe) == "stream"
 
 
 # Which store fits a run
@@ -251,9 +241,12 @@ def test_values_that_are_not_the_teacher_s(make: RecipeMaker, folder: Path) -> N
     assert fitting(recipe) == "three"
 
 
-def test_bf16_may_be_further_away(make: RecipeMaker, tmp_path: Path) -> None:
+def test_bf16_is_computed_float32_stored_and_may_be_further_away(make: RecipeMaker, made: Path, tmp_path: Path) -> None:
     recipe = make(embeddings=str(tmp_path), precision="bf16-mixed")
-    store_embeddings(recipe, tmp_path / "bf16", views=2)
+    contents = store_embeddings(recipe, tmp_path / "bf16", views=3).contents
+    half, full = (np.load(shard_file(path, 0))["row"] for path in (tmp_path / "bf16", made))
+    assert (contents.precision, half.dtype) == ("bf16-mixed", np.float32)
+    assert 1e-4 < np.linalg.norm(half - full) / np.linalg.norm(full) < 0.05
     rewrite(tmp_path / "bf16", lambda rows: rows * 1.1)
     assert find_store(wanted(recipe))[0] is not None
     rewrite(tmp_path / "bf16", lambda rows: rows * 1.3)
@@ -281,9 +274,3 @@ def test_damaged_and_unfinished_stores_are_told(make: RecipeMaker, folder: Path)
     )
     for told, beginning in zip(reasons, beginnings, strict=True):
         assert told.startswith(f"{folder}/{beginning}")
-
-
-def test_a_store_of_streamed_images(make: RecipeMaker, tmp_path: Path) -> None:
-    recipe = make(embeddings=str(tmp_path), images="stream", workers=0)
-    store_embeddings(recipe, tmp_path / "streamed", views=2)
-    assert Contents.read(tmp_path / fitting(recipe)).streamed

@@ -18,6 +18,7 @@ from relgraph.networks.files import read_network
 from relgraph.networks.heads import Head
 from relgraph.outputs import Batch
 from relgraph.own_code import Own
+from relgraph.training import epochs
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import build_pretraining
@@ -27,7 +28,7 @@ from relgraph.training.stores import store_embeddings
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval
 from tests.checks import assert_refused, assert_refused_like, case, refusal
 from tests.pictures import write_folder, write_image
-from tests.training.conftest import RecipeMaker, in_pieces, outcome, part, result_of
+from tests.training.conftest import RecipeMaker, Runs, call_before, outcome, part, result_of
 
 WIDTH = 64  # of the embedded teacher
 SPACE: dict[str, Any] = {"target_space": "teacher", "dim": None}
@@ -153,14 +154,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(make: RecipeMaker, tmp_path:
     assert build(make(dim=None)).student.head.dim == 256
 
 
-def test_an_own_head_of_the_teacher_has_no_projection(make: RecipeMaker, tmp_path: Path) -> None:
-    train(make(epochs=1, method="none"), tmp_path / "projected")
+def test_an_own_head_of_the_teacher_has_no_projection(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
     train(make(epochs=1, method="none", head="linear", dim=None), tmp_path / "linear")
     own = {"teacher_head": "own", "method": "kd+ega", **SPACE}
-    told = (
-        r"^the own head of checkpoint:.*projected has a projection, and target_space 'teacher' none of the teacher's: "
-    )
-    assert_refused_like((lambda: build(make(teacher=f"checkpoint:{tmp_path / 'projected'}", **own)), told))
+    told = r"^the own head of checkpoint:.*none has a projection, and target_space 'teacher' none of the teacher's: "
+    assert_refused_like((lambda: build(make(teacher=f"checkpoint:{finished('none')}", **own)), told))
     _, given, compared = losses_of(build(make(teacher=f"checkpoint:{tmp_path / 'linear'}", **own)))
     assert torch.equal(given.embedding, compared.embedding)
 
@@ -171,7 +169,11 @@ def test_a_stopped_run_ends_bit_for_bit_and_a_store_is_read(
     recipe = make(method="sp", gamma=0.0, epochs=2, embeddings=str(tmp_path), views="independent", **SPACE, **unseen)
     store_embeddings(make(dataset=unseen["dataset"]), tmp_path / "store", views=1)
     train(recipe, tmp_path / "whole")
-    assert in_pieces(lambda resume: train(recipe, tmp_path / "parts", resume=resume), tmp_path / "parts") > 5
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        call_before(patch, epochs, "step", 3)  # of two an epoch
+        train(recipe, tmp_path / "parts")
+    torch.manual_seed(12345)
+    train(recipe, tmp_path / "parts", resume=True)
     assert outcome(tmp_path / "whole") == outcome(tmp_path / "parts")
     assert "stored" in RunDirectory.open(tmp_path / "whole").recipe().teacher_mode, "it holds all training images"
 
@@ -213,14 +215,8 @@ def test_no_validation_classes_and_options_that_belong_elsewhere(make: RecipeMak
     told = "picking the best epoch needs validation images: the share of validation classes in holdout_classes must be "
     assert_refused(
         (lambda: build(make(holdout_classes="test=bee")), told + "above 0, got 0 (--select last picks none)"),
-        (
-            lambda: make(test_fraction=0.3, **one),
-            "test_fraction belongs to data without holdout_classes, got val=a…",
-        ),
-        (
-            lambda: make(val_fraction=0.3, **one),
-            "val_fraction belongs to data without holdout_classes, whose valid…",
-        ),
+        (lambda: make(test_fraction=0.3, **one), "test_fraction belongs to data without holdout_classes, got val=a…"),
+        (lambda: make(val_fraction=0.3, **one), "val_fraction belongs to data without holdout_classes, whose valid…"),
         (
             lambda: make(holdout_classes="x"),
             "classes are held out as VAL,TEST, shares such as 0.16,0.2, or as val=NAM…",

@@ -16,16 +16,9 @@ from relgraph.training.feed import Stored
 
 SCRIPTS = Path(__file__).parents[2]
 SMALL = Settings(
-    student="resnet8",
-    batch_size=4,
-    teacher="timm:test_vit",
-    steps=2,
-    rounds=2,
-    device="cpu",
-    memory=False,
-    image_size=8,
-    classes=5,
-)
+    student="resnet8", batch_size=4, teacher="timm:test_vit", steps=2, rounds=2, device="cpu", memory=False,
+    image_size=8, classes=5,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

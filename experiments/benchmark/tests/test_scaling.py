@@ -85,13 +85,7 @@ def test_a_form_ends_where_the_next_step_would_not_keep_within_bounds(
 
     monkeypatch.setattr(scaling, "in_own_process", lambda function, *arguments: grown(*arguments))
     settings = ScalingSettings(
-        dim=2,
-        sizes=(32, 64, 128),
-        forms=("matrix",),
-        rounds=1,
-        steps=1,
-        device="cpu",
-        max_bytes=8 * 2**30,
+        dim=2, sizes=(32, 64, 128), forms=("matrix",), rounds=1, steps=1, device="cpu", max_bytes=8 * 2**30
     )
     found = measure_scaling(settings)
     assert [row["n"] for row in found["rows"]] == [n for n in settings.sizes if n <= last]
