@@ -78,5 +78,7 @@ def test_cityscapes_has_its_nineteen_classes_of_evaluation(tmp_path: Path) -> No
     assert maps(data.train) == maps(data.test) == [[255, 0, 255, 255, 16, 18]]
     assert len(data.train.classes) == 19 and (data.train.classes[0], data.train.classes[18]) == ("road", "bicycle")
     assert data.left_out.notes[0].startswith("no training image has the 16 classes: sidewalk, building, wall,")
-    told = "expected leftImg8bit/ and gtFine/ of Cityscapes, each with train/ and val/, found no such files$"
-    assert_refused_like((partial(read, f"cityscapes:{tmp_path / 'gtFine'}", Path("unused")), told))
+    told = "expected leftImg8bit/ and gtFine/ of Cityscapes, .* www.cityscapes-dataset.com gives .*, found no such {}$"
+    elsewhere = partial(read, f"cityscapes:{tmp_path / 'gtFine'}", Path("unused"))
+    (tmp_path / "leftImg8bit/val/ulm/ulm_0_0_leftImg8bit.png").unlink()
+    assert_refused_like((elsewhere, told.format("folders")), (partial(read, name, Path("unused")), told.format("images")))
