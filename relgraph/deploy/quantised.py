@@ -23,7 +23,6 @@ from relgraph.deploy.comparing import normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
 from relgraph.deploy.onnx_file import Session, needing_onnx, write_onnx
 from relgraph.deploy.speed import BATCH, images_per_second
-from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.plain import PlainStudent
 from relgraph.seeding import generator
@@ -146,9 +145,9 @@ def compare_int8(
 ) -> dict[str, Any]:
     """Return what a student in float32 and in int8 gives for the test images of a run, or for the training images.
 
-    For `before` and `after`: `images_per_second` in onnxruntime, in batches of `batch` on so many `threads`. Beside them
-    `split`, `images`, and what `_kept_neighbours` returns; of a student for classes of pixels `pixels`, the share of
-    pixels whose class stays.
+    For `before` and `after`: `images_per_second` in onnxruntime, in batches of `batch` on so many `threads`. Beside
+    them `split`, `images`, and what `_kept_neighbours` returns; of a student for classes of pixels `pixels`, the share
+    of pixels whose class stays.
 
     Raises:
         RelgraphError: if there are fewer than three images.

@@ -155,7 +155,7 @@ def test_every_fault_is_one_line(tmp_path: Path) -> None:
     write_pairs(layout(tmp_path / "one", "labels", "train", "test"), 2, most=1)
     (tmp_path / "one/classes.txt").write_text("back\nfront\n")
     one, none = (partial(read, f"folder:{tmp_path / 'one'}", ignore=numbers) for numbers in ((1,), (0, 1)))
-    told = "expected labels of at least 2 classes for training, found {} beside 255 and .* masks of 0 and 255 as 0 and 1$"
+    told = "expected labels of at least 2 classes for training, found {} beside 255 and .* of 0 and 255 as 0 and 1$"
     assert_refused_like((one, told.format(1)), (none, told.format(0)))
     for file in (tmp_path / "one/labels/test").rglob("*.png"):
         Image.fromarray(np.full(SIZES[0][::-1], IGNORED, dtype=np.uint8)).save(file)

@@ -1,4 +1,4 @@
-"""The packaged micrographs on two threads: a student alone and with its teacher learn, and what comes out of the run."""
+"""The packaged micrographs on two threads: students alone and with a teacher learn, and what comes out of the runs."""
 
 import json
 import re
