@@ -1,6 +1,7 @@
 """The packaged micrographs on two threads: students alone and with a teacher learn, and what comes out of the runs."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from relgraph.data.pixel_sources import Nuclei
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("RELGRAPH_TWO_THREADS" not in os.environ, reason="needs two idle cores: RELGRAPH_TWO_THREADS=1")
 def test_students_of_few_labels_learn_and_their_masks_are_what_was_judged(tmp_path: Path) -> None:
     usual: dict[str, Any] = {
         "dataset": "nuclei", "student": "resnet8", "crop_size": 32, "epochs": 2, "threads": 2, "device": "cpu",
