@@ -158,12 +158,13 @@ def compare_int8(
     found: dict[str, Any] = {"split": split, "images": len(images), "batch": len(batch)}
     sessions = {"before": Session(before), "after": Session(after)}
     parts = (fed(student, part, with_preprocessing) for part in _parts(images))
+    outputs = ([session(x) for session in sessions.values()] for x in parts)
+    told: dict[str, Any]
     if student.of_pixels and student.classes:
-        pairs = ([session(x)[1].argmax(1) for session in sessions.values()] for x in parts)
-        same = torch.cat([(one == other).float().mean((1, 2)) for one, other in pairs])
-        told: dict[str, Any] = {"before": {}, "after": {}, "pixels": float(same.mean())}
+        logits = (list(zip(*pair, strict=True))[1] for pair in outputs)
+        same = [(one.argmax(1) == other.argmax(1)).float().mean((1, 2)) for one, other in logits]
+        told = {"before": {}, "after": {}, "pixels": float(torch.cat(same).mean())}
     else:
-        outputs = [[session(x) for session in sessions.values()] for x in parts]
         both = [[torch.cat(each) for each in zip(*one, strict=True)] for one in zip(*outputs, strict=True)]
         told = _kept_neighbours(run, student, images, dict(zip(sessions, both, strict=True)))
     for name, session in sessions.items():

@@ -157,7 +157,8 @@ def _chosen(shares: Tensor) -> list[int]:
 def _similar(last: Tensor) -> Tensor:
     """Return the cosines `(h, w, h, w)` of all pairs of positions of a map `(C, H, W)`, averaged to few positions."""
     share = min(1.0, GRID / max(last.shape[1:]))
-    unit = normalize(adaptive_avg_pool2d(last.float(), [max(1, round(share * side)) for side in last.shape[1:]]), dim=0)
+    rows, columns = (max(1, round(share * side)) for side in last.shape[1:])
+    unit = normalize(adaptive_avg_pool2d(last.float(), (rows, columns)), dim=0)
     return torch.einsum("cij,chw->ijhw", unit, unit).cpu()
 
 
