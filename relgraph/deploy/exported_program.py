@@ -165,8 +165,8 @@ def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: boo
     """Write a student as a program of `torch.export`, and return how far the file's outputs are from the student's.
 
     `torch.export.load(path).module()` maps `images` to `(embedding, logits)`, or to `(embedding, None)` where no
-    classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, if the
-    network reads these, and logits `(N, classes, H, W)` the sizes of the images. The description is JSON in
+    classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, if
+    the network reads these, and logits `(N, classes, H, W)` the sizes of the images. The description is JSON in
     `relgraph.json` of its `extra_files`.
 
     Args:
