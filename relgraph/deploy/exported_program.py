@@ -139,6 +139,9 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
     module: nn.Module = student
     size, channels, least = student.preprocess.size, student.preprocess.channels, dict[str, int | None]()
     own = read_sides(student)
+    if with_preprocessing and student.of_pixels and own is not None:
+        told = f"reads images of {own[0]} x {own[1]} alone: expected no preprocessing inside, which crops nothing"
+        raise RelgraphError(f"{student.info['backbone']} {told}")
     if with_preprocessing:
         module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
     elif own is None:  # smaller ones can have maps of one position, which torch takes for another program

@@ -1,6 +1,7 @@
 """Students for classes of pixels as ONNX files and exported programs: images of other sizes than the training's."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from relgraph.deploy.exported_program import write_exported
 from relgraph.deploy.onnx_file import write_onnx
-from tests.checks import case
+from tests.checks import assert_refused_like, case
 from tests.deploy.students import segmenter_of
 
 
@@ -64,3 +65,5 @@ def test_a_network_of_one_size_is_a_program_of_that_size(tmp_path: Path) -> None
     assert json.loads(str(read["relgraph.json"]))["input"]["shape"] == ["batch", 3, 32, 32]
     torch.testing.assert_close(program(given)[1], student(given)[1])
     assert write_onnx(student, tmp_path / "one.onnx", images=images) < 1e-5
+    inside = partial(write_onnx, student, tmp_path / "in.onnx", with_preprocessing=True, images=images)
+    assert_refused_like((inside, "reads images of 32 x 32 alone: expected no preprocessing inside"))
