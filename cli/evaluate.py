@@ -96,6 +96,9 @@ def _say_accuracies(report: dict[str, Any]) -> None:
 
 
 def _say_pixels(networks: dict[str, Any], images: dict[str, int]) -> None:
+    if not any(networks.values()):
+        say("no figures: labels trained no scores in this run, or no pixel of a test image has a class")
+        return
     say("")
     say_all(by_class(networks))
     labelled = f"{images['train']} training images, {images['labelled']} of them with labels of pixels in the run"

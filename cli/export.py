@@ -55,7 +55,7 @@ def export(run: Path, output: str, diff: bool, attributes: str | None, **options
     are prepared and the classes are in the metadata (ONNX), in relgraph.json (.pt2) or in config.json. Once written it
     is opened in its own runtime and compared on 64 test images of the run; where outputs differ by more than 1e-4
     (relative), nothing is left. With --int8, calibrated on 256 training images, accuracy, neighbours and speed are told
-    instead, before -> after. ONNX needs pip install 'relgraph[deploy]'.
+    instead, before -> after, or the share of pixels whose class stays. ONNX needs pip install 'relgraph[deploy]'.
 
     A graph is that of a split, and says whose vectors it is of (--source). Nodes carry index, label, class name, split,
     prediction, whether it is correct, and the file within the data set's folder, or what --attributes names:

@@ -153,7 +153,9 @@ def _check_size(opened: Image.Image) -> None:
 def _numbers(opened: Image.Image) -> Image.Image:
     _check_size(opened)
     if opened.mode not in ("1", "L", "P"):
-        told = "save the number of each pixel's class as a grey image (mode L) or one with a palette (P)"
+        told = (
+            "save the number of each pixel's class as a grey image (mode L); docs/data-and-runs.md does so of colours"
+        )
         raise Unfit(f"expected a number of 8 bits for each pixel, found PIL's mode {opened.mode}: {told}")
     return Image.fromarray(np.asarray(opened).astype(np.uint8))  # of a palette its indices, of black and white 0 and 1
 

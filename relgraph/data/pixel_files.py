@@ -61,18 +61,25 @@ def read_pixels(
     """Return the original splits with their label maps, which are decoded now; the pool is that of `read_files`.
 
     Raises:
-        RelgraphError: as `read_files` and `LabelFiles.load` do, or if there are fewer than two classes.
+        RelgraphError: as `read_files` and `LabelFiles.load` do, or if there are fewer than two classes, or labels of
+            training images have fewer.
     """
     original = read_files(("with labels",), files.images, image_size, mode, left_out, pool)
     known = MOST if files.classes is None else len(files.classes)
     sets = {found.split: found for found in (original.train, original.val, original.test) if found is not None}
     decoded = {split: _maps(found, files, known) for split, found in sets.items()}
     maps = {split: found for split, (found, _) in decoded.items()}
-    there = torch.from_numpy(np.stack([present for _, present in decoded.values()]))[:, :IGNORED]
+    present = torch.from_numpy(np.stack([found for _, found in decoded.values()]))
+    there = present[:, :IGNORED]
     count = int(there.any(0).nonzero().max()) + 1 if there.any() else 0
     classes = tuple(map(str, range(count))) if files.classes is None else files.classes
-    if len(classes) < 2:
-        raise RelgraphError(f"{files.images['train'].folder}: expected labels of at least 2 classes, found {count}")
+    taught = int(there[0].sum())
+    if len(classes) < 2 or (taught < 2 and bool(present[0].any())):
+        beside = " beside 255 and numbers of --ignore, which stand for no class: save masks of 0 and 255 as 0 and 1"
+        told = f"expected labels of at least 2 classes for training, found {taught}{beside * bool(present[0, IGNORED])}"
+        raise RelgraphError(f"{files.images['train'].folder}: {told}")
+    if bool(present[-1].any()) and not there[-1].any():
+        left_out.notes.append("no pixel of a test image has a class")
     absent = [name for name, found in zip(classes, there[0].tolist(), strict=False) if not found]
     if absent:
         word = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes: {', '.join(absent[:5])}"
@@ -132,7 +139,8 @@ def _places(path: Path) -> dict[str, tuple[Path, Path]]:
     if any((path / f"{split}annot").is_dir() for split in SPLITS):
         return {split: (path / split, path / f"{split}annot") for split in SPLITS}
     images, labels = path / "images", path / "labels"
-    if not images.is_dir() or not any(is_image(name) for _, _, names in os.walk(labels) for name in names):
+    forgotten = (path / CLASSES).is_file() and not labels.is_dir()
+    if not images.is_dir() or not (forgotten or any(is_image(name) for *_, names in os.walk(labels) for name in names)):
         return {}
     if any((images / split).is_dir() for split in SPLITS):
         return {split: (images / split, labels / split) for split in SPLITS}

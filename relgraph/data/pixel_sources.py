@@ -211,12 +211,15 @@ class Cityscapes(FileSource):
         """
         from torchvision import datasets
 
+        told = (f"{path}: expected leftImg8bit/ and gtFine/ of Cityscapes, each with train/ and val/, which "
+                "www.cityscapes-dataset.com gives to whoever has an account there, found no such")  # fmt: skip
         try:
             read = {split: datasets.Cityscapes(path, name, target_type="semantic") for split, name in
                     (("train", "train"), ("test", "val"))}  # fmt: skip
         except (OSError, RuntimeError) as error:
-            told = "leftImg8bit/ and gtFine/ of Cityscapes, each with train/ and val/"
-            raise RelgraphError(f"{path}: expected {told}, found no such files") from error
+            raise RelgraphError(f"{told} folders") from error
+        if not all(found.images for found in read.values()):
+            raise RelgraphError(f"{told} images")
         pairs = {split: (found.images, [target for (target,) in found.targets]) for split, found in read.items()}
         known = sorted((found.train_id, found.id, found.name) for found in datasets.Cityscapes.classes
                        if 0 <= found.train_id < 255)  # fmt: skip

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, An
     """Return what travels with a student as data, as JSON values: its input, its preprocessing, outputs and classes."""
     prepare = student.preprocess
     ends = [(x - mean) / std for mean, std in zip(prepare.mean, prepare.std, strict=True) for x in (0, 1)]
-    sides = ["height", "width"] if student.of_pixels else [prepare.size] * 2
+    sides = read_sides(student) or ("height", "width")
     plain = {"type": "float32", "shape": ["batch", prepare.channels, *sides]}
     pixels = {"type": "uint8", "shape": ["batch", 3, "height", "width"], "range": [0, 255]}
     return {
@@ -108,6 +109,20 @@ def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, An
     }
 
 
+def read_sides(student: PlainStudent) -> tuple[int, int] | None:
+    """Return height and width of the normalised images that a student reads, `None` for any.
+
+    One for classes of pixels reads any, but most vision transformers do not.
+    """
+    prepare = student.preprocess
+    height, width = prepare.height or prepare.size, prepare.size
+    if student.of_pixels:
+        with suppress(Exception), torch.no_grad():  # of a library or a user, of whatever kind
+            student(torch.zeros(1, prepare.channels, height + 18, width + 39))
+            return None
+    return height, width
+
+
 def names_of_outputs(student: PlainStudent) -> list[str]:
     """Return the names of what a student gives."""
     return ["embedding", "logits"] if student.classes else ["embedding"]
@@ -116,22 +131,26 @@ def names_of_outputs(student: PlainStudent) -> list[str]:
 def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
     """Return a student as a program of `torch.export` for batches of any number.
 
-    Images are of any size if prepared, or if it is their pixels that have classes.
+    Images are of any size if prepared, or if it is their pixels that have classes and the network reads them.
 
     Raises:
         RelgraphError: if it cannot be exported, as its own code may not be.
     """
     module: nn.Module = student
     size, channels, least = student.preprocess.size, student.preprocess.channels, dict[str, int | None]()
+    own = read_sides(student)
+    if with_preprocessing and student.of_pixels and own is not None:
+        told = f"reads images of {own[0]} x {own[1]} alone: expected no preprocessing inside, which crops nothing"
+        raise RelgraphError(f"{student.info['backbone']} {told}")
     if with_preprocessing:
         module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
-    elif student.of_pixels:  # smaller ones can have maps of one position, which torch takes for another program
+    elif own is None:  # smaller ones can have maps of one position, which torch takes for another program
         least = {"height": student.preprocess.height, "width": size}
     sizes: dict[int, Any] = {0: Dim("batch")}
-    if free := with_preprocessing or student.of_pixels:  # an example of two sides, which neither is fixed by
+    if with_preprocessing or own is None:  # an example of two sides, which neither is fixed by
         sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}
     longest = max(size, student.preprocess.height or 0)
-    sides = (longest + 18, longest + 39) if free else (size, size)
+    sides = (longest + 18, longest + 39) if with_preprocessing or own is None else own
     example = torch.zeros(2, channels, *sides, dtype=torch.uint8 if with_preprocessing else torch.float32)
     told = f"{student.info['backbone']} cannot be exported by torch.export"
     try:
@@ -149,9 +168,9 @@ def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: boo
     """Write a student as a program of `torch.export`, and return how far the file's outputs are from the student's.
 
     `torch.export.load(path).module()` maps `images` to `(embedding, logits)`, or to `(embedding, None)` where no
-    classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, and
-    logits `(N, classes, H, W)` the sizes of the images. The description is JSON in `relgraph.json` of its
-    `extra_files`.
+    classifier was trained. Where pixels have classes, images have any sizes from those of the training images on, if
+    the network reads these, and logits `(N, classes, H, W)` the sizes of the images. The description is JSON in
+    `relgraph.json` of its `extra_files`.
 
     Args:
         student: The student.

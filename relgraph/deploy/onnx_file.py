@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from relgraph.deploy.comparing import Outputs, compared
-from relgraph.deploy.exported_program import description, names_of_outputs, traced
+from relgraph.deploy.exported_program import description, names_of_outputs, read_sides, traced
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 from relgraph.networks.plain import PlainStudent
@@ -26,8 +26,8 @@ def write_onnx(student: PlainStudent, path: Path, *, with_preprocessing: bool = 
     The input is `images`, normalised float32 `(batch, C, size, size)`, the outputs are `embedding` `(batch, D)` and,
     where a classifier was trained, `logits` `(batch, classes)`; `batch` is any number. The metadata hold, as JSON a
     value, the opset, the input with its range, the preprocessing and the classes. Where pixels have classes, the input
-    is `(batch, C, height, width)` of any sizes from those of the training images on, and the logits, of each pixel,
-    `(batch, classes, height, width)`.
+    is `(batch, C, height, width)` of any sizes from those of the training images on, or of these alone if the network
+    reads no others, and the logits, of each pixel, `(batch, classes, height, width)`.
 
     Args:
         student: The student.
@@ -83,7 +83,7 @@ def needing_onnx(path: Path) -> Iterator[None]:
 
 def _converted(program: ExportedProgram, student: PlainStudent, with_preprocessing: bool, path: Path) -> Any:
     """Return a program as a model of onnx, without torch's notes on its source, paths of files among them."""
-    sizes = {0: "batch", **({2: "height", 3: "width"} if with_preprocessing or student.of_pixels else {})}
+    sizes = {0: "batch", **({2: "height", 3: "width"} if with_preprocessing or read_sides(student) is None else {})}
     names: dict[str, Any] = {
         "input_names": ["images"],
         "output_names": names_of_outputs(student),

@@ -23,7 +23,6 @@ from relgraph.deploy.comparing import normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
 from relgraph.deploy.onnx_file import Session, needing_onnx, write_onnx
 from relgraph.deploy.speed import BATCH, images_per_second
-from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.plain import PlainStudent
 from relgraph.seeding import generator
@@ -132,12 +131,8 @@ def export_int8(
     `bytes`, `float_bytes`, `share` of `Quantised`, and what `compare_int8` returns.
 
     Raises:
-        RelgraphError: for classes of pixels, and as `write_int8` and `compare_int8` do.
+        RelgraphError: as `write_int8` and `compare_int8` do.
     """
-    if student.of_pixels:
-        raise RelgraphError(
-            f"int8 is judged by classes of images: expected such a run, got one of pixels, {run.run.path}"
-        )
     with TemporaryDirectory(prefix="relgraph-") as folder:
         whole = Path(folder) / "student.onnx"
         calibration = calibration_images(run)
@@ -150,32 +145,53 @@ def compare_int8(
 ) -> dict[str, Any]:
     """Return what a student in float32 and in int8 gives for the test images of a run, or for the training images.
 
-    For `before` and `after`: `images_per_second` in onnxruntime, in batches of `batch` on so many `threads`; `top1` and
-    `top5` in percent, where the images have labels and the student a classifier; `overlap` of the k nearest neighbours
-    with the teacher's, in the space in which the method compared them, where there is a teacher. `kept`: overlap of
-    both students' neighbours with each other. Beside them `k`, `split`, `images`.
+    For `before` and `after`: `images_per_second` in onnxruntime, in batches of `batch` on so many `threads`. Beside
+    them `split`, `images`, and what `_kept_neighbours` returns; of a student for classes of pixels `pixels`, the share
+    of pixels whose class stays.
 
     Raises:
         RelgraphError: if there are fewer than three images.
     """
     split = "test" if len(run.data.test) else "train"
     images = run.images(split, IMAGES)
-    k, labels, teacher = neighbours_among(len(images)), images.true_labels, run.outputs(images)[1]
     batch = fed(student, some_pixels(images.select(torch.arange(min(BATCH, len(images))))), with_preprocessing)
-    found: dict[str, Any] = {"k": k, "split": split, "images": len(images), "batch": len(batch)}
+    found: dict[str, Any] = {"split": split, "images": len(images), "batch": len(batch)}
+    sessions = {"before": Session(before), "after": Session(after)}
+    parts = (fed(student, part, with_preprocessing) for part in _parts(images))
+    outputs = ([session(x) for session in sessions.values()] for x in parts)
+    told: dict[str, Any]
+    if student.of_pixels and student.classes:
+        logits = (list(zip(*pair, strict=True))[1] for pair in outputs)
+        same = [(one.argmax(1) == other.argmax(1)).float().mean((1, 2)) for one, other in logits]
+        told = {"before": {}, "after": {}, "pixels": float(torch.cat(same).mean())}
+    else:
+        both = [[torch.cat(each) for each in zip(*one, strict=True)] for one in zip(*outputs, strict=True)]
+        told = _kept_neighbours(run, student, images, dict(zip(sessions, both, strict=True)))
+    for name, session in sessions.items():
+        told[name]["images_per_second"] = images_per_second(partial(session, batch), len(batch))
+    return found | told | {"threads": torch.get_num_threads()}
+
+
+def _kept_neighbours(
+    run: TrainedRun, student: PlainStudent, images: ImageSet, outputs: dict[str, list[Tensor]]
+) -> dict[str, Any]:
+    """Return by the name of two students' outputs on images, vectors and logits if there are any, how good they are.
+
+    `top1` and `top5` in percent, where the images have labels and the student a classifier; `overlap` of the k nearest
+    neighbours with the teacher's, in the space in which the method compared them, where there is a teacher. Beside them
+    `k`, and `kept`: overlap of both students' neighbours with each other.
+    """
+    k, labels, teacher = neighbours_among(len(images)), images.true_labels, run.outputs(images)[1]
     theirs = None if teacher is None else teacher.embedding if student.part == "embedding" else teacher.feature
-    tables = {}
-    for name, path in (("before", before), ("after", after)):
-        session = Session(path)
-        parts = [session(fed(student, part, with_preprocessing)) for part in _parts(images)]
-        vectors, *logits = (torch.cat(each) for each in zip(*parts, strict=True))
-        tables[name] = nearest(vectors, k)
-        found[name] = {"images_per_second": images_per_second(partial(session, batch), len(batch))}
+    found: dict[str, Any] = {"k": k}
+    tables = {name: nearest(vectors, k) for name, (vectors, *_) in outputs.items()}
+    for name, (_, *logits) in outputs.items():
+        found[name] = {}
         if logits and bool((labels >= 0).all()) and images.classes == run.data.train.classes:
             found[name] |= accuracy(logits[0], labels)
         if theirs is not None:
             found[name]["overlap"] = overlap(tables[name], nearest(theirs, k))
-    return found | {"kept": overlap(tables["before"], tables["after"]), "threads": torch.get_num_threads()}
+    return found | {"kept": overlap(*tables.values())}
 
 
 def _parts(images: ImageSet) -> Iterator[Tensor]:
@@ -190,10 +206,13 @@ def told_int8(found: dict[str, Any]) -> list[str]:
     both, words = (found["before"], found["after"]), []
     if all("top1" in each for each in both):
         words.append(f"top-1 {both[0]['top1']:.2f} -> {both[1]['top1']:.2f} %")
-    near = f"{found['k']} nearest neighbours"
-    if all("overlap" in each for each in both):
-        words.append(f"{near} as the teacher's {100 * both[0]['overlap']:.1f} -> {100 * both[1]['overlap']:.1f} %")
-    words.append(f"{near} as in float32 {100 * found['kept']:.1f} %")
+    if "pixels" in found:
+        words.append(f"{100 * found['pixels']:.2f} % of the pixels have their class in float32")
+    else:
+        near = f"{found['k']} nearest neighbours"
+        if all("overlap" in each for each in both):
+            words.append(f"{near} as the teacher's {100 * both[0]['overlap']:.1f} -> {100 * both[1]['overlap']:.1f} %")
+        words.append(f"{near} as in float32 {100 * found['kept']:.1f} %")
     lines.append(f"{', '.join(words)} ({found['images']:,} images of the split {found['split']})")
     speeds = " -> ".join(f"{each['images_per_second']:,.0f}" for each in both)
     threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"

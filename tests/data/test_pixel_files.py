@@ -144,16 +144,22 @@ def test_every_fault_is_one_line(tmp_path: Path) -> None:
         (lambda root: without(root / "images/train"), "images/train: expected a folder of training .* found none$"),
         (lambda root: without(root / "images/test/more") or (root / "images/test/1.jpg").unlink(),  # type: ignore[func-returns-value]
          "images/test: expected images, found none"),
+        (lambda root: without(root / "labels") or (root / "classes.txt").write_text("a\nb\n"),  # type: ignore[func-returns-value]
+         "labels/train: expected a folder with the labels of .*images/train, found none$"),
     )  # fmt: skip
     for number, (spoil, told) in enumerate(faults):
         root = tmp_path / str(number)
         write_pairs(layout(root, "labels", "train", "test"), 2)
         spoil(root)
         assert_refused_like((partial(read, f"folder:{root}"), told))
-    write_pairs(layout(tmp_path / "one", "labels", "train", "test"), 2, most=0)
-    assert_refused_like(
-        (partial(read, f"folder:{tmp_path / 'one'}"), "expected labels of at least 2 classes, found 1$")
-    )
+    write_pairs(layout(tmp_path / "one", "labels", "train", "test"), 2, most=1)
+    (tmp_path / "one/classes.txt").write_text("back\nfront\n")
+    one, none = (partial(read, f"folder:{tmp_path / 'one'}", ignore=numbers) for numbers in ((1,), (0, 1)))
+    told = "expected labels of at least 2 classes for training, found {} beside 255 and .* of 0 and 255 as 0 and 1$"
+    assert_refused_like((one, told.format(1)), (none, told.format(0)))
+    for file in (tmp_path / "one/labels/test").rglob("*.png"):
+        Image.fromarray(np.full(SIZES[0][::-1], IGNORED, dtype=np.uint8)).save(file)
+    assert read(f"folder:{tmp_path / 'one'}").left_out.notes == ["no pixel of a test image has a class"]
     write_image(tmp_path / "alone/0.png")
     ignored = partial(read, f"folder:{tmp_path / 'alone'}", ignore=(1,))
     assert_refused_like((ignored, "has no files with labels of pixels: expected no numbers to ignore in them$"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torchvision import datasets
 
 from relgraph.data.catalogue import PUBLISHED
 from relgraph.data.datasets import DataSet, load
@@ -37,6 +38,7 @@ def test_voc_has_its_validation_images_to_test_on(tmp_path: Path) -> None:
         (folder / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
     data = read("voc", tmp_path)
     assert maps(data.train) == [[0, 1, 255]] and maps(data.test) == [[20, 255, 0]] and data.test.split == "test"
+    assert maps(data.test) == np.asarray(datasets.VOCSegmentation(tmp_path, "2012", "val")[0][1]).tolist()
     assert len(data.train.classes) == 21 and [data.train.classes[i] for i in (0, 1, 20)] == [
         "background", "aeroplane", "tvmonitor",
     ]  # fmt: skip
@@ -71,12 +73,20 @@ def test_of_a_pet_neither_its_outline_nor_more_is_a_class(tmp_path: Path) -> Non
 
 def test_cityscapes_has_its_nineteen_classes_of_evaluation(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        write_image(tmp_path / f"leftImg8bit/{split}/ulm/ulm_0_0_leftImg8bit.png", (6, 1))
-        write_label(tmp_path / f"gtFine/{split}/ulm/ulm_0_0_gtFine_labelIds.png", 0, 7, 8, 29, 31, 33)
+        write_image(tmp_path / f"leftImg8bit/{split}/ulm/ulm_0_0_leftImg8bit.png", (34, 1))
+        write_label(tmp_path / f"gtFine/{split}/ulm/ulm_0_0_gtFine_labelIds.png", *range(34))
     name = f"cityscapes:{tmp_path}"
-    data = read(name, Path("unused"), ignore=(8,))
-    assert maps(data.train) == maps(data.test) == [[255, 0, 255, 255, 16, 18]]
+    (label,) = np.asarray(datasets.Cityscapes(tmp_path, "val", target_type="semantic")[0][1]).tolist()
+    known = {one.id: one.train_id for one in datasets.Cityscapes.classes}
+    expected = [known[number] if known[number] >= 0 else 255 for number in label]
+    assert maps(read(name, Path("unused")).test) == [expected] and sorted({*expected}) == [*range(19), 255]
+    data = read(name, Path("unused"), ignore=(*range(11, 32),))
+    assert maps(data.train) == maps(data.test) == [[255 if number in range(11, 32) else train
+                                                    for number, train in enumerate(expected)]]  # fmt: skip
     assert len(data.train.classes) == 19 and (data.train.classes[0], data.train.classes[18]) == ("road", "bicycle")
-    assert data.left_out.notes[0].startswith("no training image has the 16 classes: sidewalk, building, wall,")
-    told = "expected leftImg8bit/ and gtFine/ of Cityscapes, each with train/ and val/, found no such files$"
-    assert_refused_like((partial(read, f"cityscapes:{tmp_path / 'gtFine'}", Path("unused")), told))
+    assert data.left_out.notes[0].startswith("no training image has the 15 classes: building, wall, fence,")
+    told = "expected leftImg8bit/ and gtFine/ of Cityscapes, .* www.cityscapes-dataset.com gives .*, found no such {}$"
+    elsewhere = partial(read, f"cityscapes:{tmp_path / 'gtFine'}", Path("unused"))
+    (tmp_path / "leftImg8bit/val/ulm/ulm_0_0_leftImg8bit.png").unlink()
+    here = partial(read, name, Path("unused"))
+    assert_refused_like((elsewhere, told.format("folders")), (here, told.format("images")))

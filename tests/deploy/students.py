@@ -36,10 +36,11 @@ def images_of(student: PlainStudent, count: int = 5) -> Tensor:
     return torch.randint(0, 256, (count, student.preprocess.channels, size, size), dtype=torch.uint8)
 
 
-def segmenter_of(backbone: str, size: tuple[int, int] = (24, 32), channels: int = 3, classes: int = 3) -> PlainStudent:
+def segmenter_of(backbone: Any, size: tuple[int, int] = (24, 32), channels: int = 3, classes: int = 3) -> PlainStudent:
     """Return a student for classes of pixels, of training images of a height and a width."""
     info = {
-        "backbone": backbone, "in_channels": channels, "image_size": size[1], "height": size[0], "pixels": True,
+        "backbone": backbone if isinstance(backbone, str) else "own.py:Own", "in_channels": channels,
+        "image_size": size[1], "height": size[0], "pixels": True,
         "mean": [0.4, 0.5, 0.6][:channels], "std": [0.2, 0.25, 0.3][:channels], "dim": None, "vectors": "embedding",
         "classes": [f"class {i}" for i in range(classes)], "learns_labels": True,
     }  # fmt: skip

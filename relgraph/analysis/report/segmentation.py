@@ -10,7 +10,7 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
 
 from relgraph.analysis.colours import NO_CLASS, area_colours
 from relgraph.analysis.masks import DIFFERENCE, classes_of, difference, mask_picture
@@ -27,7 +27,7 @@ IMAGES = 1_000  # of a split that are read, at most
 DIFFERING, EVEN = 4, 4  # images that are shown: those where two networks differ most, and evenly spaced ones
 SIDE = 240  # of a picture in pixels, at most
 SIMILAR = 3  # images of which similarities are shown
-PLACES = ((0.5, 0.5), (0.25, 0.7))  # down and across the image: the positions that others are compared with
+GRID = 12  # positions along the longer side of a map, at most: similarities of all pairs of them go into the page
 
 Network = Callable[[Tensor], Output]  # uint8 images to outputs with logits (B, C, h, w) and, for similarities, maps
 
@@ -45,14 +45,14 @@ class Shown(NamedTuple):
             alone, to how many it gives a wrong one.
         label: Its map of classes `(h, w)`.
         maps: Those of the networks, by name, of the same size.
-        similar: For each of `PLACES` the cosine of the last map there with that everywhere, `(h, w)`, by network.
+        similar: The cosines of all pairs of positions of the last map, `(h, w, h, w)`, by network.
     """
 
     image: int
     share: float
     label: Tensor
     maps: dict[str, Tensor]
-    similar: list[dict[str, Tensor]]
+    similar: dict[str, Tensor]
 
 
 class Segmented(NamedTuple):
@@ -113,7 +113,7 @@ def segmented(networks: Mapping[str, Network], images: ImageSet, before: str | N
     again = _outputs(networks, images.select(torch.tensor(chosen)))
     shown = [
         Shown(place, shares[place], label, _maps(outputs, label),
-              [{name: _similar(last, *at) for name, (_, last) in outputs.items() if last is not None} for at in PLACES])
+              {name: _similar(last) for name, (_, last) in outputs.items() if last is not None})
         for place, (label, outputs) in zip(chosen, again, strict=True)
     ]  # fmt: skip
     return Segmented(shown, matrices, before, after, len(images))
@@ -154,11 +154,12 @@ def _chosen(shares: Tensor) -> list[int]:
     return list(dict.fromkeys([*most, *even]))
 
 
-def _similar(last: Tensor, down: float, across: float) -> Tensor:
-    """Return the cosines `(h, w)` of a position of a map `(C, h, w)`, in shares of its sides, with all positions."""
-    unit = normalize(last.float(), dim=0)
-    height, width = unit.shape[1:]
-    return torch.einsum("c,chw->hw", unit[:, int(down * height), int(across * width)], unit).cpu()
+def _similar(last: Tensor) -> Tensor:
+    """Return the cosines `(h, w, h, w)` of all pairs of positions of a map `(C, H, W)`, averaged to few positions."""
+    share = min(1.0, GRID / max(last.shape[1:]))
+    rows, columns = (max(1, round(share * side)) for side in last.shape[1:])
+    unit = normalize(adaptive_avg_pool2d(last.float(), (rows, columns)), dim=0)
+    return torch.einsum("cij,chw->ijhw", unit, unit).cpu()
 
 
 def segmentation_section(found: Segmented, images: ImageSet, names: Sequence[str] | None = None) -> Markup:
@@ -172,13 +173,9 @@ def segmentation_section(found: Segmented, images: ImageSet, names: Sequence[str
     for place, (one, picture) in enumerate(zip(found.shown, pictures, strict=True)):
         name = f"number {int(images.index[one.image])}" if names is None else names[one.image]
         rows.append({"name": name, "share": one.share, "panels": _panels(one, picture, colours, found)})
-        if place < SIMILAR and one.similar[0]:
-            similar += [
-                {"name": name, "down": down, "across": across, "picture": data_uri(picture),
-                 "ratio": picture.width / picture.height,
-                 "maps": {who: matrix_picture(each, -1.0, 1.0, "RdBu_r") for who, each in maps.items()}}
-                for (down, across), maps in zip(PLACES, one.similar, strict=True)
-            ]  # fmt: skip
+        if place < SIMILAR and one.similar:
+            similar.append({"name": name, "picture": data_uri(picture), "ratio": picture.width / picture.height,
+                            "maps": {who: _tiles(each) for who, each in one.similar.items()}})  # fmt: skip
     told = ("both are right", f"gained by {found.after}", f"lost against {found.before}", "both are wrong")
     keys = [*zip(images.classes, colours, strict=True), ("no label", NO_CLASS)]
     return fill(
@@ -186,6 +183,13 @@ def segmentation_section(found: Segmented, images: ImageSet, names: Sequence[str
         before=found.before, after=found.after, keys=keys,
         kinds=list(zip(told, DIFFERENCE.values(), strict=True)), **_bars(found, images),
     )  # fmt: skip
+
+
+def _tiles(similar: Tensor) -> tuple[int, int, str]:
+    """Return the columns and rows of positions, and a picture with a tile for each: its cosines with all others."""
+    rows, columns = similar.shape[:2]
+    tiles = similar.transpose(1, 2).reshape(rows * rows, columns * columns)
+    return columns, rows, matrix_picture(tiles, -1.0, 1.0, "RdBu_r")
 
 
 def _panels(one: Shown, picture: Image.Image, colours: Sequence[str], found: Segmented) -> list[tuple[str, str]]:

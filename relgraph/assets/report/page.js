@@ -87,6 +87,33 @@
     return { x: best.x, lines };
   }
 
+  // A position of an image, and how like it all others are: a picture has a tile for each position of its grid.
+  for (const strip of document.querySelectorAll(".places")) {
+    const at = [0, 0];
+    const choose = (...place) => {
+      place.forEach((share, i) => {
+        at[i] = Math.min(Math.max(share, 0.02), 0.98);
+        strip.style.setProperty(["--x", "--y"][i], `${100 * at[i]}%`);
+      });
+      for (const map of strip.querySelectorAll("[data-grid]")) {
+        map.style.backgroundPosition = map.dataset.grid.split(" ").map(Number)
+          .map((count, i) => `${(100 * Math.floor(at[i] * count)) / Math.max(1, count - 1)}%`).join(" ");
+      }
+    };
+    strip.addEventListener("click", (event) => {
+      const box = event.target.closest(".spot")?.getBoundingClientRect();
+      if (!box || !event.detail) return; // a key that presses the button chooses no place
+      choose((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    });
+    strip.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      choose(at[0] + step[0] / 12, at[1] + step[1] / 12);
+    });
+    choose(13 / 24, 13 / 24);
+  }
+
   // Where one reads, in the contents.
   if ("IntersectionObserver" in window) {
     const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.getAttribute("href").slice(1), a]));
