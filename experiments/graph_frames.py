@@ -13,8 +13,12 @@ figures the smallest counts: it is of the view that is hardest to draw.
 import json
 from pathlib import Path
 from shutil import which
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 DRAG = """
 const [seconds, done] = arguments, canvas = document.querySelector('.rg-mount canvas'), times = [];
@@ -41,6 +45,12 @@ input.dispatchEvent(new Event('change'));
 """
 
 
+def busy(browser: "Chrome") -> float:
+    """Return the seconds of a processor that the page's main thread has had."""
+    metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+
 @click.command(help=__doc__)
 @click.argument("report", type=click.Path(exists=True, path_type=Path))
 @click.option("--seconds", default=3.0, show_default=True, help="Of each drag.")
@@ -54,13 +64,16 @@ def main(report: Path, seconds: float, size: str) -> None:
         options.add_argument(flag)
     with Chrome(options=options, service=Service(which("chromedriver"))) as browser:
         browser.set_script_timeout(60 + 2 * seconds)
+        browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         browser.get(report.resolve().as_uri())
         browser.execute_script("document.querySelector('.rg-stage').scrollIntoView({behavior: 'instant'})")
         browser.execute_script(CHOOSE, "most", "0")
         for edges in ("student", "teacher", "differing"):
             browser.execute_script(CHOOSE, "edges", edges)
             browser.execute_async_script("setTimeout(arguments[0], 1500)")
+            start = busy(browser)
             found = browser.execute_async_script(DRAG, seconds)
+            found["processor_ms_a_frame"] = 1000 * (busy(browser) - start) / (found["frames_per_s"] * seconds)
             drawn = browser.execute_script("return document.querySelector('#graph-view').dataset.edgesShown")
             click.echo(json.dumps({"edges": edges, "drawn": int(drawn)} | {k: round(v, 1) for k, v in found.items()}))
 

@@ -70,6 +70,7 @@ def chart(
         columns=[(x(tick), _number(tick, columns)) for tick in columns if epochs[0] <= tick <= epochs[1]],
         lines=lines,
         dashed=any(curve.part == "teacher" for curve in curves),
+        epochs=max(len(curve.points) for curve in curves),
         note=note,
         **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     )

@@ -37,7 +37,7 @@ function paintEdges() {
   const [zoom, { x, y }] = [view.zoom(), view.centerAt()];
   const across = width / 2 / zoom, down = height / 2 / zoom;
   context.translate(width / 2 - x * zoom, height / 2 - y * zoom);
-  context.globalAlpha = Math.min(0.75, Math.max(0.12, 1200 / links.length));
+  context.globalAlpha = Math.min(0.75, Math.max(0.15, 1200 / links.length));
   context.lineWidth = 1; // a processor draws wider lines six times as slowly
   const inside = ({ source: a, target: b }) => Math.min(a.x, b.x) <= x + across && Math.max(a.x, b.x) >= x - across
     && Math.min(a.y, b.y) <= y + down && Math.max(a.y, b.y) >= y - down;
