@@ -6,9 +6,9 @@
 all 11,599 edges of the student, 11,787 of the teacher, or the 22,428 of either alone, two cores of an AMD EPYC on
 which some twenty other processes ran, Chromium before these (`nice -n -15`): 39 to 46, 33 to 45 and 22 to 33 frames a
 second in two runs. Counted by the time that the page's main thread has a processor, which a busy machine changes
-little: 10 ms a frame for each choice. Where the edges are painted in each frame, as they were on fast machines when
-the time of painting was what told (a canvas notes lines, and draws them later, so that it seemed to take 2 ms), it is
-20, 249 and 253 ms: the 58, 6.5 and 5.9 frames a second on two idle cores of then. Not measured again on idle cores.
+little: 9 to 11 ms a frame for each choice. Where the edges are painted in each frame, as they were on fast machines
+when the time of painting was what told (a canvas notes lines, and draws them later, so that it seemed to take 2 ms), it
+is 20, 249 and 253 ms: the 58, 6.5 and 5.9 frames a second on two idle cores of then. Not measured again on idle cores.
 
 Wants Chromium, its driver and selenium. The browser has no GPU here, and draws with the processor alone. Of the
 frames a second the smallest counts: it is of the view that is hardest to draw.
