@@ -69,7 +69,7 @@ def answers(run: TrainedRun, images: ImageSet) -> Answers | None:
     overlap = shared_neighbours(*tables).double() / ANSWERS
     nodes = cosine.nodes(gallery)
     # How near the student's answers are for the teacher: those of many queries are none of the teacher's.
-    near = sum((nodes * nodes[answer]).sum(1) for answer in tables[0].T)
+    near = torch.stack([(nodes * nodes[answer]).sum(1) for answer in tables[0].T]).sum(0)
     order = near.argsort(stable=True)
     chosen = order[overlap[order].argsort(stable=True)][:QUERIES]
     ranks = [_ranks(*pair, chosen) for pair in (of_student, of_teacher)]
