@@ -3,18 +3,26 @@
     python experiments/graph_frames.py runs/report.html
 
 2,000 training images of a quarter of CIFAR-100 (`relgraph report RUN --split train --first 2000`), one run, one epoch,
-two idle cores of an AMD EPYC, measured twice: 58 and 59 frames a second on the student's 11,532 edges, but 6.5 and 6.2
-on the teacher's 11,787, and 5.9 both times on the 22,381 of either. Why these are so slow was not found out.
+all 11,599 edges of the student, 11,787 of the teacher, or the 22,428 of either alone, two cores of an AMD EPYC on
+which some twenty other processes ran, Chromium before these (`nice -n -15`): 39 to 46, 33 to 45 and 22 to 33 frames a
+second in two runs. Counted by the time that the page's main thread has a processor, which a busy machine changes
+little: 9 to 11 ms a frame for each choice. Where the edges are painted in each frame, as they were on fast machines
+when the time of painting was what told (a canvas notes lines, and draws them later, so that it seemed to take 2 ms), it
+is 20, 249 and 253 ms: the 58, 6.5 and 5.9 frames a second on two idle cores of then. Not measured again on idle cores.
 
 Wants Chromium, its driver and selenium. The browser has no GPU here, and draws with the processor alone. Of the
-figures the smallest counts: it is of the view that is hardest to draw.
+frames a second the smallest counts: it is of the view that is hardest to draw.
 """
 
 import json
 from pathlib import Path
 from shutil import which
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 DRAG = """
 const [seconds, done] = arguments, canvas = document.querySelector('.rg-mount canvas'), times = [];
@@ -41,6 +49,12 @@ input.dispatchEvent(new Event('change'));
 """
 
 
+def busy(browser: "Chrome") -> float:
+    """Return the seconds of a processor that the page's main thread has had."""
+    metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+
 @click.command(help=__doc__)
 @click.argument("report", type=click.Path(exists=True, path_type=Path))
 @click.option("--seconds", default=3.0, show_default=True, help="Of each drag.")
@@ -54,13 +68,16 @@ def main(report: Path, seconds: float, size: str) -> None:
         options.add_argument(flag)
     with Chrome(options=options, service=Service(which("chromedriver"))) as browser:
         browser.set_script_timeout(60 + 2 * seconds)
+        browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         browser.get(report.resolve().as_uri())
         browser.execute_script("document.querySelector('.rg-stage').scrollIntoView({behavior: 'instant'})")
         browser.execute_script(CHOOSE, "most", "0")
         for edges in ("student", "teacher", "differing"):
             browser.execute_script(CHOOSE, "edges", edges)
             browser.execute_async_script("setTimeout(arguments[0], 1500)")
+            start = busy(browser)
             found = browser.execute_async_script(DRAG, seconds)
+            found["processor_ms_a_frame"] = 1000 * (busy(browser) - start) / (found["frames_per_s"] * seconds)
             drawn = browser.execute_script("return document.querySelector('#graph-view').dataset.edgesShown")
             click.echo(json.dumps({"edges": edges, "drawn": int(drawn)} | {k: round(v, 1) for k, v in found.items()}))
 

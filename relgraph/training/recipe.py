@@ -303,9 +303,9 @@ class Recipe(BaseRecipe):
         warmup_epochs: First epochs, in which the student's rate rises from 0 with every step; the schedule begins after
             them, milestones are epochs of the whole run.
         milestones: Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given.
-        teacher_lr: Learning rate of the teacher's head; with adamw 0.001 if not given. It is constant for a joint head,
-            and has the schedule for a sequential one. Its optimiser is the student's in all but rate, warm-up and
-            clipping.
+        teacher_lr: Learning rate of the teacher's head; 0.001 if not given with adamw, and with scope dataset and
+            refine. It is constant for a joint head, and has the schedule for a sequential one. Its optimiser is the
+            student's in all but rate, warm-up and clipping.
         align: Rotate the vectors into the teacher's space at the end (relgraph align).
         ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
             (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
@@ -720,6 +720,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
     if chosen.get("optimiser") == "adamw":
         chosen = {"lr": 1e-3, "teacher_lr": 1e-3, **chosen}  # SGD's defaults are too large for it
+    if chosen.get("scope") == "dataset" and chosen.get("refine") is not None:
+        chosen = {"teacher_lr": 1e-3, **chosen}  # head and refinement diverge at more: seeds are few and share classes
     if "epochs" in given and "milestones" not in given:
         chosen.pop("milestones", None)  # they come in proportion then
     recipe = Recipe(**settled(chosen))

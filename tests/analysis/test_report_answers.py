@@ -26,7 +26,10 @@ def check(found: Answers, student: tuple[Tensor, Tensor], teacher: Tensor) -> No
         assert one.student == [(place, other.index(place) + 1) for place in own[:8]]
         assert one.teacher == [(place, own.index(place) + 1) for place in other[:8]]
         assert one.overlap == len({*own[:8]} & {*other[:8]}) / 8
-    assert [one.overlap for one in found.found] == sorted(one.overlap for one in found.found)
+    unit = normalize(teacher.double())
+    near = [float((unit[[place for place, _ in one.student]] @ unit[one.query]).sum()) for one in found.found]
+    listed = [(one.overlap, one_near) for one, one_near in zip(found.found, near, strict=True)]
+    assert listed == sorted(listed), "among equals those whose answers the teacher finds least similar come first"
     assert found.found[-1].overlap <= found.overlap
 
 

@@ -207,6 +207,35 @@ def test_limits_of_edges(view: View, graph: Graph) -> None:
     assert "any" in view.text(".rg-least"), "another quantity: how much the networks differ"
 
 
+PAN = """
+const done = arguments[0], held = [], canvas = document.querySelector('.rg-edges'), later = setTimeout;
+let lines = 0;
+canvas.getContext('2d').stroke = () => { lines += 1; };
+window.setTimeout = (act) => held.push(act);
+const key = new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true });
+document.querySelector('.rg-stage').dispatchEvent(key);
+const after = (frames, act) => (frames ? requestAnimationFrame(() => after(frames - 1, act)) : act());
+after(3, () => {
+  const moving = { lines, picture: canvas.style.transform !== '' };
+  window.setTimeout = later;
+  held.forEach((act) => act());
+  done([moving, { lines, picture: canvas.style.transform !== '' }]);
+});
+"""
+
+
+def test_many_edges_move_as_a_picture_until_the_view_rests(view: View) -> None:
+    """Painting thousands of lines in each frame is slow, and no clock tells: a canvas draws them later."""
+    view.set("most", "0")
+    moving, resting = view.driver.execute_async_script(PAN)
+    assert moving == {"lines": 0, "picture": True}
+    assert resting == {"lines": int(view.data("edgesShown")), "picture": False}
+    assert resting["lines"] > 4000
+    view.set("most", "1")
+    moving, _ = view.driver.execute_async_script(PAN)
+    assert moving["lines"] > 0 and not moving["picture"], "few are painted in each frame"
+
+
 def test_thumbnails_do_not_pile_up(view: View, graph: Graph) -> None:
     for _ in range(3):
         view.driver.find_element("css selector", "button[title='Zoom in']").click()

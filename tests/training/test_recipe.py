@@ -38,6 +38,9 @@ def test_what_is_given_wins_over_the_preset_and_that_over_the_defaults() -> None
     assert given == replace(preset, student="resnet20", lr=0.2)
     assert resolve({"student": default.student}, "digits").student == default.student != preset.student
     assert resolve({"dataset": "cifar100", **TEACHER}) == Recipe(dataset="cifar100", **TEACHER)
+    refined = {"graph": "knn", "scope": "dataset", "refine": "conv"}
+    assert resolve(refined).teacher_lr == 0.001 < resolve({"graph": "knn", "scope": "dataset"}).teacher_lr
+    assert resolve({**refined, "teacher_lr": 0.02}).teacher_lr == 0.02
 
 
 def test_another_data_set_needs_a_teacher_of_its_own_unless_cross_entropy_alone_teaches() -> None:

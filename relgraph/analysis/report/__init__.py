@@ -154,4 +154,4 @@ def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     answered = answers(opened, images)
     if answered is not None:
         heading = "Answers of the teacher's index" if answered.shared else "Answers of both networks' indexes"
-        yield "answers", (heading, answers_section(answered, images))
+        yield "answers", (heading, answers_section(answered, images, files))

@@ -67,7 +67,11 @@ def answers(run: TrainedRun, images: ImageSet) -> Answers | None:
     each = torch.arange(len(images))
     tables = [nearest_in_gallery(Search(*pair, own=each), ANSWERS)[0] for pair in (of_student, of_teacher)]
     overlap = shared_neighbours(*tables).double() / ANSWERS
-    chosen = overlap.argsort(stable=True)[:QUERIES]
+    nodes = cosine.nodes(gallery)
+    # How near the student's answers are for the teacher: those of many queries are none of the teacher's.
+    near = torch.stack([(nodes * nodes[answer]).sum(1) for answer in tables[0].T]).sum(0)
+    order = near.argsort(stable=True)
+    chosen = order[overlap[order].argsort(stable=True)][:QUERIES]
     ranks = [_ranks(*pair, chosen) for pair in (of_student, of_teacher)]
     found = [
         Answered(image, float(overlap[image]), _ranked(tables[0][image], ranks[1][row]),
@@ -89,16 +93,20 @@ def _ranked(positions: Tensor, ranks: Tensor) -> list[tuple[int, int]]:
     return list(zip(positions.tolist(), ranks[positions].tolist(), strict=True))
 
 
-def answers_section(found: Answers, images: ImageSet) -> Markup:
-    """Return the queries with the answers of both networks as thumbnails, each with its rank by the other network."""
+def answers_section(found: Answers, images: ImageSet, files: list[str] | None = None) -> Markup:
+    """Return the queries with the answers of both networks as thumbnails, each with its rank by the other network.
+
+    `files` are the names of all images, where known.
+    """
     places = sorted({place for one in found.found for place in _places(one)})
     pictures = thumbnails(images.select(torch.tensor(places, device=images.labels.device)), THUMBNAIL)
     labels = images.true_labels.tolist()
     shown: dict[int, dict[str, Any]] = {}
     for place, picture in zip(places, pictures, strict=True):
         name = images.classes[labels[place]] if 0 <= labels[place] < len(images.classes) else ""
-        told = f"{name or 'image'}, number {int(images.index[place])}"
-        shown[place] = {"name": name, "told": told, "picture": data_uri(picture)}
+        file = f"number {int(images.index[place])}" if files is None else files[place]
+        told = f"{name or 'image'}, {file}"
+        shown[place] = {"name": name, "file": file, "told": told, "picture": data_uri(picture)}
     rows = [
         {
             "image": shown[one.query],
@@ -113,7 +121,7 @@ def answers_section(found: Answers, images: ImageSet) -> Markup:
                     }
                     for place, rank in getattr(one, side)
                 ]
-                for side in ("teacher", "student")
+                for side in ("student", "teacher")
             },
         }
         for one in found.found

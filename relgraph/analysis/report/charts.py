@@ -61,6 +61,7 @@ def chart(
 
     points = ([f"{x(e):.1f},{y(v):.1f}" for e, v in curve.points] for curve in curves)
     lines = [(curve, drawn, told(curve), around(curve)) for curve, drawn in zip(curves, points, strict=True)]
+    teacher = [len(curve.points) for curve in curves if curve.part == "teacher"]
     last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
     return fill(
         "chart.html",
@@ -69,7 +70,7 @@ def chart(
         rows=[(y(tick), _number(tick, rows)) for tick in rows],
         columns=[(x(tick), _number(tick, columns)) for tick in columns if epochs[0] <= tick <= epochs[1]],
         lines=lines,
-        dashed=any(curve.part == "teacher" for curve in curves),
+        teacher=" or ".join(["dashed"] * (max(teacher, default=1) > 1) + ["a ring"] * (1 in teacher)),
         note=note,
         **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     )
