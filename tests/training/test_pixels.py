@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_said(teacher: Path) -> None:
         (with_teacher(refine="conv"), "refinement conv is learned from classes of images"),
         (with_teacher(method="pixelwise", teacher="embedded:digits"), "compares scores of the 3 classes.*got none"),
         (with_teacher(method="dkd"), "DKD reads logits"),
-        (with_teacher(method="nce"), "labels must be one for each"),
+        (with_teacher(method="nce"), "NCE reads one label for each"),
         (with_teacher(method="kd", pool=0.5), "pool belongs to methods that compare positions"),
         (alone(crop_size=(1, 2, 3)), "crop_size must be"),
         (alone(crop_scale=(2.0, 0.5)), "crop_scale must be two factors"),
