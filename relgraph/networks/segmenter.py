@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
@@ -10,20 +12,47 @@ from relgraph.networks.backbone import Backbone, map_shapes
 from relgraph.networks.heads import Student
 from relgraph.outputs import Output
 
-CHANNELS = 128  # between the last map and the scores, as in the authors' LR-ASPP
 FINER = 4  # how many times as high as the last map the earlier one is
+
+
+class Decoder(nn.Module):
+    """Scores from a high map and a low, finer one: `{"low", "high"} -> (N, classes, h, w)` on the grid of the low one.
+
+    Both maps pass through 1 x 1 convolutions, to 48 and 128 channels, the high one is brought to the grid of the low
+    one (bilinear), and a 3 x 3 convolution to 64 channels reads them together; each has batch norm and ReLU. This is
+    the decoder of DeepLabv3+ (Chen et al., ECCV 2018, arXiv 1802.02611) without its pyramid, with one convolution of 64
+    channels for two of 256.
+
+    Args:
+        low: Channels of the finer map.
+        high: Channels of the other.
+        classes: Number of scores.
+    """
+
+    def __init__(self, low: int, high: int, classes: int) -> None:
+        super().__init__()
+        self.low, self.high = _block(low, 48), _block(high, 128)
+        self.layers = nn.Sequential(_block(48 + 128, 64, 3), nn.Conv2d(64, classes, 1))
+
+    def forward(self, maps: dict[str, Tensor]) -> Tensor:
+        """Return the scores."""
+        low, high = self.low(maps["low"]), self.high(maps["high"])
+        high = interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        scores: Tensor = self.layers(torch.cat([low, high], 1))
+        return scores
+
+
+def _block(channels: int, width: int, size: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, size, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
 
 class LightHead(nn.Module):
     """Scores from the last stage map and a finer one, maps to `(N, classes, h, w)` on the grid of the finer one.
 
-    The last map passes through a 1 x 1 convolution to 128 channels with batch norm and ReLU, is weighed by channel from
-    its mean over the image, and brought to the finer grid (bilinear); the scores of both are added. This is LR-ASPP
-    (Howard et al., ICCV 2019, arXiv 1905.02244) in torchvision's code.
-
     Args:
         low: Position of the finer map.
-        layers: torchvision's `LRASPPHead`.
+        layers: `Decoder`, or torchvision's `LRASPPHead`.
     """
 
     def __init__(self, low: int, layers: nn.Module) -> None:
@@ -33,11 +62,9 @@ class LightHead(nn.Module):
     @classmethod
     def of(cls, shapes: Sequence[tuple[int, int, int]], classes: int) -> "LightHead":
         """Return a new head for maps of the shapes (C, H, W): the finer one is the last of four times the height."""
-        from torchvision.models.segmentation.lraspp import LRASPPHead
-
         finer = [i for i, shape in enumerate(shapes) if shape[1] >= FINER * shapes[-1][1]]
         low = finer[-1] if finer else 0
-        return cls(low, LRASPPHead(shapes[low][0], shapes[-1][0], classes, CHANNELS))
+        return cls(low, Decoder(shapes[low][0], shapes[-1][0], classes))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the scores."""

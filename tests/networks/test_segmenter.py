@@ -49,6 +49,18 @@ def test_the_finer_map_is_the_last_of_four_times_the_height() -> None:
     assert LightHead.of([(8, 4, 4), (16, 4, 4)], 3).low == 0
 
 
+@torch.no_grad()
+def test_the_light_head_reads_both_maps_and_the_finer_one_where_it_stands() -> None:
+    head = LightHead.of([(5, 16, 24), (7, 4, 6)], 3).eval()
+    low, high = torch.randn(1, 5, 16, 24), torch.randn(1, 7, 4, 6)
+    scores = head([low, high])
+    assert scores.shape == (1, 3, 16, 24) and not torch.equal(scores, head([low, high + 1]))
+    moved = low.clone()
+    moved[..., 9, 4] += 5
+    rows, columns = (scores != head([moved, high])).any(1)[0].nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 10, 3, 5)
+
+
 def test_networks_of_segmentation_models_pytorch(tmp_path: Path) -> None:
     if find_spec("segmentation_models_pytorch") is None:
         with pytest.raises(RelgraphError, match="smp:Unet/resnet18 needs the package segmentation-models-pytorch"):
