@@ -23,8 +23,8 @@ from .show import say
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the crops and flips.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
 @click.option("--index-transform", metavar="centre|pca:D|none",
-              help="How the store answers queries: about the mean of its vectors, in D principal directions, or with "
-              "vectors as they are. Its rows stay.  [default: what the store has, centre for a new one]")  # fmt: skip
+              help="How the store answers queries: by directions about their mean, in D principal ones, or by plain "
+              "cosines. Its rows stay.  [default: what the store has, centre for a new one]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path),
               help="Directory of the store, or a table: FILE.parquet, .csv or .npy. "
               "[default: a store in the folder --embeddings]")  # fmt: skip

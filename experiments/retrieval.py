@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 import torch
+from torch.nn.functional import normalize
 
 import relgraph
 from compare import known, trained
@@ -30,7 +31,7 @@ from relgraph.analysis.galleries import PAIRS, evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.files import read_yaml, write_atomically
-from relgraph.graph.alignment import VectorTransform
+from relgraph.graph.alignment import OF, VectorTransform
 from relgraph.training.runs import environment
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -98,15 +99,17 @@ def ridge(path: Path, split: str) -> dict[str, Any]:
         assert feature is not None and teacher is not None
         parts[part] = feature.double(), teacher.double(), images.true_labels
     features, vectors, _ = parts["train"]
-    middle, centre = features.mean(0), vectors.mean(0)
-    x, y = features - middle, vectors - centre
+    rows = normalize(vectors, dim=-1)  # an index compares directions
+    middle, centre = features.mean(0), rows.mean(0)
+    x, y = features - middle, rows - centre
     transform = VectorTransform.fit(vectors.float())
     products, size = x.T @ x, float(x.square().sum() / x.shape[1])
 
     def judged(part: str, penalty: float) -> dict[str, float]:
         weight = torch.linalg.solve(products + penalty * size * torch.eye(len(products)).double(), x.T @ y)
         asked, held, labels = parts[part]
-        queries, gallery = transform(((asked - middle) @ weight + centre).float()), transform(held.float())
+        queries = transform.of_aligned(((asked - middle) @ weight + centre).float())
+        gallery = transform(held.float())
         own = torch.arange(len(queries))
         found = retrieval(queries, gallery, labels, labels, own)
         shared = overlap(queries, gallery, gallery, gallery, own=own, k=10)
@@ -148,7 +151,7 @@ def main(
 ) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
     options = {**read_yaml(config), **({"epochs": epochs} if epochs else {})}
-    told = {"options": options, "methods": METHODS, "split": split}
+    told = {"options": options, "methods": METHODS, "split": split, "index": OF}
     results = known(out, told)
     tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
              for name in ("untrained", *methods.split(","))]  # fmt: skip

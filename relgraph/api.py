@@ -288,9 +288,9 @@ def embed(
         dtype: Type of the stored numbers.
         seed: Seed of the crops and flips.
         batch_size: Images at a time.
-        index_transform: With which the store answers queries, beside its rows, which stay as they are: `centre` (the
-            mean is subtracted), `pca:D` (D principal directions are kept then) or `none`; vectors are divided by their
-            length then. What the store has if not given, `centre` for a new one.
+        index_transform: With which the store answers queries, beside its rows, which stay as they are: vectors are
+            brought to length 1, then `centre` (the mean is subtracted), `pca:D` (D principal directions are kept then)
+            or `none`, and divided by their length. What the store has if not given, `centre` for a new one.
         out: Directory of the store; one in the folder `embeddings` if not given. Or the file of a table for other
             programs, `.parquet`, `.csv` or `.npy` (see `relgraph.deploy.vector_table.write_vectors`).
         split: Whose images are in the table; all if not given.

@@ -14,11 +14,10 @@ from safetensors.torch import load, save
 from relgraph.data.manifest import Contents, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.files import digest, first_line, reading, write_atomically
-from relgraph.graph.alignment import VectorTransform
+from relgraph.graph.alignment import OF, VectorTransform
 
 FILE = "index.safetensors"
 ENTRY = "index"  # in the manifest
-OF = "directions"  # vectors of length 1; earlier transforms, which lack the word, were fitted to vectors as they are
 
 
 def write_transform(path: Path, transform: VectorTransform, spelling: str) -> None:
@@ -33,7 +32,7 @@ def write_transform(path: Path, transform: VectorTransform, spelling: str) -> No
         RelgraphError: if the store's manifest cannot be read, or a file not written.
     """
     contents = Contents.read(path)
-    told = {"transform": spelling, "of": OF, "store": contents.sha256, **transform.plain()}
+    told = {"transform": spelling, "store": contents.sha256, **transform.plain()}
     tensors = {name: values.float().cpu().contiguous() for name, values in transform.state_dict().items()}
     data = save(tensors, {"relgraph": json.dumps(told)})
     write_atomically(path / FILE, data)
@@ -62,8 +61,8 @@ def read_transform(path: Path) -> tuple[VectorTransform, str] | None:
             told: dict[str, Any] = json.loads(opened.metadata()["relgraph"])
         if told["store"] != Contents.read(path).sha256:
             raise RelgraphError(f"{file} is damaged or of another store: {again}")
-        if told["of"] != OF:
-            raise ValueError(f"expected it to be of {OF}, found {told['of']}")
+        if told.get("of") != OF:
+            raise RelgraphError(f"{file} is of an earlier version, whose indexes did not compare {OF}: {again}")
         return VectorTransform.like(load(data), told), str(told["transform"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RelgraphError(f"{file} cannot be read ({first_line(error)}): {again}") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
@@ -16,7 +16,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.index_transform import read_transform
 from relgraph.deploy.neighbours import neighbours_among
 from relgraph.errors import RelgraphError
-from relgraph.graph.alignment import Moments, VectorTransform, rotation
+from relgraph.graph.alignment import Moments, Rotation, VectorTransform, rotation
 from relgraph.names import is_vectors
 from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
 from relgraph.printing import no_bar
@@ -93,7 +93,7 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
     """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
 
     `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
-    their means, the teacher's each of length 1, as an index compares them, with the best scale
+    their means, each of length 1, as an index compares them, with the best scale
     (`relgraph.graph.alignment.procrustes`). Images are read once, and only products of vectors are held. From then on
     the student's vectors have the teacher's width. Neither network learns anything.
 
@@ -113,18 +113,19 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
             f"{run.run.path} was trained without a teacher, with whose vectors its own could be aligned"
         )
     store = _store(run, index)
+    known = None if store is None else read_transform(store.path)
     source = _Source(run, store)
     fitted, judged = _splits(run, source)
     moments = None
     for pair in source.blocks(fitted, "align"):
         moments = moments or Moments(pair.student.shape[1], pair.teacher.shape[1])
-        moments.add(pair.student, normalize(pair.teacher, dim=-1))
+        moments.add(*(normalize(vectors, dim=-1) for vectors in pair))
     assert moments is not None
-    found = rotation(moments, scaled=True)
+    found = Rotation.like(rotation(moments, scaled=True).state_dict())
     pairs = list(source.blocks(judged, "judge"))
     pair = _Pair(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
-    transform, spelling = _transform(store, moments)
-    figures = _figures(pair, judged.true_labels.cpu(), found, transform, moments)
+    transform, spelling = known or (VectorTransform(moments.means[1].float()), "centre")
+    figures = _figures(pair, judged.true_labels.cpu(), found, transform)
     teacher = run.inputs["teacher"]
     told = {
         "teacher": teacher["name"], "fingerprint": teacher["fingerprint"], "width": moments.products.shape[1],
@@ -171,18 +172,10 @@ def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
     return train.select(~held), train.select(held.nonzero().flatten()[:JUDGED])
 
 
-def _transform(store: EmbeddingStore | None, moments: Moments) -> tuple[VectorTransform, str]:
-    """Return the transform of the index, of a store its own one, else about the mean of the teacher's vectors."""
-    found = None if store is None else read_transform(store.path)
-    return found or (VectorTransform(moments.means[1].float()), "centre")
-
-
-def _figures(
-    pair: _Pair, labels: Tensor, align: nn.Linear, transform: VectorTransform, moments: Moments
-) -> dict[str, dict[str, float]]:
+def _figures(pair: _Pair, labels: Tensor, align: Rotation, transform: VectorTransform) -> dict[str, dict[str, float]]:
     gallery = transform(pair.teacher)
     after = transform.of_aligned(align(pair.student))
-    asked = {"teacher's index, after": after, "own index, before": pair.student - moments.means[0].float()}
+    asked = {"teacher's index, after": after, "own index, before": VectorTransform.fit(pair.student)(pair.student)}
     if pair.student.shape == pair.teacher.shape:
         asked = {"teacher's index, before": transform(pair.student), **asked}
     asked |= {"own index, after": after, "teacher itself": gallery}

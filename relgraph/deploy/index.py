@@ -173,14 +173,14 @@ class StoredIndex(Index):
         told, (_, height, width) = "they are other ones there", contents.image_shape
         sizes = dict.fromkeys([recipe.image_size, None, width if height == width else (height, width)])
         held_out = dict.fromkeys([None, recipe.holdout_classes])  # a run leaves classes out, its teacher's store none
-        try:
-            for unseen, size in product(held_out, sizes):
+        for unseen, size in product(held_out, sizes):
+            try:
                 self._data = load_data(_undecoded(replace(recipe, image_size=size, holdout_classes=unseen)))
                 found = joined(self._data) if self._data.unseen else self._data.train
                 if len(found) == contents.images and self._changed(found.select(torch.arange(1))) is None:
                     return found
-        except RelgraphError as error:
-            told = str(error)
+            except RelgraphError as error:
+                told = str(error)
         self._lost(told)
         return None
 

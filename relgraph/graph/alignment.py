@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import Rows, fitting
 
-BLOCK, NUMBERS = 2**14, 2**20  # rows and numbers that are read at a time, at most
+BLOCK, NUMBERS = 2**14, 2**19  # rows and numbers that are read at a time, at most
+OF = "directions"  # what a transform is of: vectors of length 1; those of before are of vectors as they are, unmarked
 SPECTRUM = 1e-10  # of the largest variance; what is below it is rounding in float32, and no direction
 
 
@@ -95,6 +96,29 @@ def rotation(moments: Moments, *, centred: bool = True, scaled: bool = False, dt
     found = nn.Linear(weight.shape[1], weight.shape[0], dtype=dtype, device=weight.device)
     found.load_state_dict({"weight": weight, "bias": bias})
     return found.requires_grad_(False)
+
+
+class Rotation(nn.Linear):
+    """A linear map of directions, `(N, Ds) -> (N, Dt)`: of each vector, brought to length 1."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return the turned vectors."""
+        return super().forward(normalize(vectors, dim=-1))
+
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor]) -> Self:
+        """Return the map of a stored state.
+
+        Raises:
+            RelgraphError: if it is none of such a map.
+        """
+        weight, bias = state.get("weight"), state.get("bias")
+        if weight is None or weight.ndim != 2 or bias is None or bias.shape != weight.shape[:1]:
+            shapes = {name: tuple(values.shape) for name, values in state.items()}
+            raise RelgraphError(f"expected a rotation, weight (Dt, Ds) and bias (Dt,), got {shapes}")
+        found = cls(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        found.load_state_dict(dict(state))
+        return found.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -190,7 +214,7 @@ class VectorTransform(nn.Module):
 
     def plain(self) -> dict[str, Any]:
         """Return what is not in its tensors, as JSON values: `like` takes it."""
-        return {"normalise": self.normalise}
+        return {"normalise": self.normalise, "of": OF}
 
     @classmethod
     def like(cls, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Self:

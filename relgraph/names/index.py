@@ -21,10 +21,10 @@ class Fitting(NamedTuple):
 
 
 def index_transform(spelling: str) -> Fitting:
-    """Return what a spelling of an index's transform stands for; vectors are divided by their length at the end.
+    """Return what a spelling of an index's transform stands for, whose vectors are of length 1 before and after it.
 
     `centre` subtracts the mean of the training vectors, `pca:D` keeps their D principal directions then, and `none`
-    leaves vectors as they are.
+    does neither.
 
     Raises:
         RelgraphError: for another spelling.

@@ -20,7 +20,7 @@ from relgraph.deploy.exported_program import write_exported
 from relgraph.deploy.hub import Made, write_hub
 from relgraph.deploy.onnx_file import Session, write_onnx
 from relgraph.deploy.weights_file import LAYERS, write_weights
-from relgraph.graph.alignment import VectorTransform
+from relgraph.graph.alignment import Rotation, VectorTransform
 from relgraph.networks.checkpoint_source import embedding_network
 from relgraph.networks.plain import PlainStudent, write_aligned
 from tests.checks import assert_refused_like, case
@@ -55,7 +55,7 @@ def test_the_rotation_is_scipys_and_undone_to_the_byte(run: relgraph.Run) -> Non
     assert not told.written and file.read_bytes() == before
     done = aligned(run)
     assert done == told._replace(written=True) and (done.images, done.widths) == (len(s), (s.shape[1], t.shape[1]))
-    s, t, queries = s.double(), nn.functional.normalize(t.double()), queries.double()
+    s, t, queries = (nn.functional.normalize(vectors.double()) for vectors in (s, t, queries))
     centred, target = s - s.mean(0), t - t.mean(0)
     wide = np.hstack([target.numpy(), np.zeros((len(s), s.shape[1] - t.shape[1]))])  # scipy's widths are equal
     turn, scale = scipy.linalg.orthogonal_procrustes(centred.numpy(), wide)
@@ -139,7 +139,7 @@ def test_other_images_are_refused(run: relgraph.Run, photos: Path, tmp_path: Pat
 
 def test_an_alignment_with_another_teacher_is_refused(run: relgraph.Run) -> None:
     told = {"teacher": "timm:other", "fingerprint": "0"}
-    write_aligned(run.path / "student.safetensors", nn.Linear(256, 64), VectorTransform(torch.zeros(64)), told)
+    write_aligned(run.path / "student.safetensors", Rotation(256, 64), VectorTransform(torch.zeros(64)), told)
     expected = "was aligned with another teacher than the run's, timm:other: undo that by relgraph align .* --undo$"
     assert_refused_like((run.align, expected), (lambda: run.evaluate(gallery="teacher"), expected))
 
@@ -182,8 +182,12 @@ def test_a_narrow_backbone_is_told() -> None:
 def turned() -> PlainStudent:
     """Return a student with all layers that vectors pass through, the last of them an alignment."""
     student = student_of("resnet8", projected=True)
-    info = {**student.info, "align": {"teacher": "t", "fingerprint": "f", "width": 11}, "index": {"normalise": True}}
-    turn, index = nn.Linear(6, 11), VectorTransform(torch.randn(11))
+    info = {
+        **student.info,
+        "align": {"teacher": "t", "fingerprint": "f", "width": 11},
+        "index": {"normalise": True, "of": "directions"},
+    }
+    turn, index = Rotation(6, 11), VectorTransform(torch.randn(11))
     parts = student.backbone, student.head, student.projector, student.part, info
     return PlainStudent(*parts, turn, index).eval()
 
@@ -221,9 +225,8 @@ def test_weights_have_the_layers_beside_them(turned: PlainStudent, tmp_path: Pat
     images = torch.randn(2, 3, 32, 32)
     x = turned.backbone(images)
     for name in ("project", "projector.0", "projector.2", "align"):  # a ReLU is between those of a projector
-        x = nn.functional.linear(
-            x.relu() if name == "projector.2" else x, *(tensors[f"{name}.{part}"] for part in ("weight", "bias"))
-        )
+        read = {"projector.2": x.relu(), "align": nn.functional.normalize(x)}.get(name, x)
+        x = nn.functional.linear(read, *(tensors[f"{name}.{part}"] for part in ("weight", "bias")))
     torch.testing.assert_close(x, turned(images)[0])
     (tmp_path / "config.json").unlink()
     told = f"{LAYERS} is there already"
