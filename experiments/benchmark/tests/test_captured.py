@@ -65,6 +65,10 @@ def test_what_cannot_be_captured(builder: LoopBuilder) -> None:
     for loop in (ONLINE, BenchmarkLoop("crd", "crd", teacher="stored")):
         with pytest.raises(RelgraphError, match="a captured step needs SGD, a teacher that is stored"):
             WholeStep(builder.run(replace(loop, precision="32-true")).job)
+    staged = builder.run(replace(STORED, precision="32-true")).job
+    staged.recipe = replace(staged.recipe, init_epochs=1)
+    with pytest.raises(RelgraphError, match="clipping or init_epochs"):
+        WholeStep(staged)
     with pytest.raises(RelgraphError, match="on a GPU alone"):
         WholeStep(builder.run(replace(STUDENT_ALONE, precision="32-true")).job).capture()
 
