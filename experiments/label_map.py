@@ -5,12 +5,14 @@
     python experiments/label_map.py --draw experiments/results/label_map.png
 
 Every run has the same images, epochs, batches, optimiser and schedule, but the teacher's head of EGA on 8 neighbours a
-smaller learning rate; an epoch passes once through the images without a label, so that all have as many steps. First each method trains with its published weights. Then it gets one other
-weight: of TRIALS factors the one that is best on validation images at a tenth of the labels (seed 0), as many trials
-for every method; of the student alone they are factors of its learning rate. The test images are read once, after the
-last epoch. "CSD, then labels" trains three quarters of the epochs without labels and is fine-tuned with them for the
-rest. Of neighbours in the data set a batch of 64 has some seven images, with 8 neighbours each: there are a ninth of
-the epochs, so that no more images pass through the student.
+smaller learning rate; an epoch passes once through the images without a label, so that all have as many steps. First
+each method trains with its published weights. Then it gets one other weight: of TRIALS factors the one that is best on
+validation images at a tenth of the labels (seed 0), as many trials for every method; of the student alone they are
+factors of its learning rate. The test images are read once, after the last epoch.
+
+"CSD, then labels" trains three quarters of the epochs without labels and is fine-tuned with them for the rest. Of
+neighbours in the data set a batch of 64 has some seven images, with 8 neighbours each: there are a ninth of the epochs,
+so that no more images pass through the student.
 
 Last, where labels are wrong: NOISE of them at TRIED of the labels, the student alone, KD and SSKD. SSKD's teacher runs
 in every step, on four views an image: these runs have --noisy-epochs, all of them, and SSKD's head half as many.
