@@ -130,7 +130,9 @@ def main(
     out: Path,
 ) -> None:  # fmt: skip
     end, options = time.monotonic() + 60 * minutes, read_yaml(config)
-    told = {"options": options, "methods": METHODS, "labels": LABELS}
+    networks = {name: {**part, "student": Path(part["student"]).name}  # the folder of this file is of one machine
+                for name, part in (("teacher", TEACHER), ("student", STUDENT))}  # fmt: skip
+    told = {"options": options, "methods": METHODS, "labels": LABELS, **networks}
     results, here = known(out, told), {**options, "dataset": f"folder:{data}"}
 
     def measured(own: dict[str, Any], path: Path, key: str, seed: int) -> None:

@@ -7,13 +7,17 @@
 First the captured step (a CUDA graph of views, student, stored teacher, losses, backward and both optimisers) against
 the trainer's: weights after five steps, then images a second of cross-entropy alone, KD and EGA, of resnet8x4 and of
 resnet8, also with the student compiled. Goals: EGA within 1.10 of cross-entropy alone, ten times 4,100 images a second.
-Then, with a configuration, each method is trained by captured steps for as many epochs as fit. `--device cpu` runs the
-same without a graph.
+Then, with a configuration, each method is trained by captured steps for as many epochs as fit. --out is written after
+each student and each method. What fails is told, and the others go on; exit status 1 if anything did, different weights
+included. No student is begun after --minutes, and none compiled in their second half. `--device cpu` runs the same
+without a graph.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +32,7 @@ from benchmark.loops import KD, KNN, STORED, STUDENT_ALONE, BenchmarkLoop, LoopB
 from benchmark.timing import Start, in_turn, spread
 from benchmark.training import ratio_of
 from relgraph.data.batches import epoch_batches
+from relgraph.errors import RelgraphError
 from relgraph.files import read_yaml, write_atomically
 from relgraph.seeding import generator
 from relgraph.training.distillation import build
@@ -43,6 +48,19 @@ TRAINED: dict[str, dict[str, Any]] = {
 EQUAL = 1e-3  # of float32 weights after five steps, by two forms of SGD
 SHARE = 0.8  # of the time that is left, for epochs: building and evaluation have the rest
 MOST = 240
+COMPILING = 0.5  # of the time, after which no student is compiled
+
+Report = dict[str, Any]
+
+
+@contextmanager
+def going_on(what: str, report: Report) -> Iterator[None]:
+    """Tell a failure, and keep it in the report, in place of ending the command."""
+    try:
+        yield
+    except (RuntimeError, RelgraphError) as problem:
+        report["failed"].append(f"{what}: {' '.join(str(problem).split())[:200]}")
+        print(f"FAIL {report['failed'][-1]}", flush=True)
 
 
 def whole_step(job: Job) -> WholeStep:
@@ -65,26 +83,52 @@ def difference(builder: LoopBuilder, loop: BenchmarkLoop) -> float:
         step(index, views)
     pairs = zip(run.job.objective.parameters(), other.job.objective.parameters(), strict=True)
     with torch.no_grad():
-        return max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in pairs)
+        return float(torch.stack([(a - b).norm() / a.norm().clamp_min(1e-12) for a, b in pairs]).max())
 
 
-def speeds(builder: LoopBuilder) -> list[dict[str, Any]]:
+def measure(settings: Settings, report: Report, compiling: Callable[[], bool]) -> None:
+    """Add a student's differences and speeds to the report."""
+    with TemporaryDirectory() as folder:
+        builder = LoopBuilder(settings, Path(folder))
+        for name, loop in ((f"{settings.student}, {loop.name}", loop) for loop in LOOPS):
+            with going_on(name, report):
+                worst = report["equal"][name] = difference(builder, loop)
+                told = f"weights after five steps differ by {worst:.1e}"
+                if not worst <= EQUAL:
+                    raise RelgraphError(told)
+                print(f"ok   {name}: {told}", flush=True)
+        with going_on(f"{settings.student}, speeds", report):
+            for row in speeds(builder, report, compiling):
+                report["speeds"].append(row)
+                ratio = "" if row["ratio"] is None else f", ratio {row['ratio']['median']:.2f}"
+                print(f"{row['student']}, {row['step']}, {row['loop']}: {row['images_per_s']['median']:,.0f} images/s"
+                      f"{ratio}", flush=True)  # fmt: skip
+
+
+def speeds(builder: LoopBuilder, report: Report, compiling: Callable[[], bool]) -> list[dict[str, Any]]:
     """Return images a second of the trainer's and the captured step of each loop, and of that with a compiled student.
 
-    The ratio is that to the step of cross-entropy alone of the same kind, within each round.
+    The ratio is that to the step of cross-entropy alone of the same kind, within each round. A loop that fails before
+    its first round is left out, and a student is compiled only while `compiling` says so.
     """
     kinds = ("trainer", "captured", "captured, compiled") if builder.device.type == "cuda" else ("trainer", "captured")
     starts: dict[tuple[str, str], Start] = {}
+    settings = builder.settings
     for kind in kinds:
         for loop in (replace(loop, precision=builder.precision, compile="compiled" in kind) for loop in LOOPS):
-            starts[kind, loop.name] = builder.steps(loop) if kind == "trainer" else _captured(builder, loop)
-    settings = builder.settings
+            name = f"{settings.student}, {kind}, {loop.name}"
+            if loop.compile and not compiling():
+                print(f"{name}: left out, there is too little time", flush=True)
+                continue
+            with going_on(name, report):
+                starts[kind, loop.name] = builder.steps(loop) if kind == "trainer" else _captured(builder, loop)
     named = {f"{kind}: {name}": start for (kind, name), start in starts.items()}
     times = in_turn(named, rounds=settings.rounds, repetitions=settings.steps, device=builder.device)
     return [
         {"student": settings.student, "step": kind, "loop": name,
          "images_per_s": spread([settings.batch_size / seconds for seconds in times[f"{kind}: {name}"].samples]),
-         "ratio": ratio_of(times[f"{kind}: {name}"], times[f"{kind}: {STUDENT_ALONE.name}"])}
+         "ratio": ratio_of(times[f"{kind}: {name}"], times[f"{kind}: {STUDENT_ALONE.name}"])
+         if (kind, STUDENT_ALONE.name) in starts else None}
         for kind, name in starts
     ]  # fmt: skip
 
@@ -131,21 +175,24 @@ def _wait(job: Job) -> None:
         torch.cuda.synchronize()
 
 
-def trainings(options: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Return seconds and accuracy of each method, with as many epochs of a cosine for all as fit into what is left."""
+def trainings(
+    options: dict[str, Any], left: Callable[[], float], report: Report
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield seconds and accuracy of each method, with as many epochs of a cosine for all as fit into what is left."""
     given = {**options, "schedule": "cosine", "schedule_by": "step", "select": "last"}
-    tried = {name: train(build(resolve({**given, **own, "epochs": 1})), 1, 50) for name, own in TRAINED.items()}
-    each = sum(row["epoch_seconds"] for row in tried.values())
-    epochs = min(MOST, int(SHARE * left() / each))
-    print(f"an epoch of all: {each:.1f} s; {epochs} epochs fit", flush=True)
-    if epochs < 1:
-        return {}
-    found = {}
+    tried: dict[str, float] = {}
     for name, own in TRAINED.items():
-        found[name] = train(build(resolve({**given, **own, "epochs": epochs})), epochs)
-        print(f"{name}: {epochs} epochs, {found[name]['seconds']:.0f} s, test top-1 {found[name]['test_top1']:.2f} %",
-              flush=True)  # fmt: skip
-    return found
+        with going_on(f"{name}, 50 steps", report):
+            tried[name] = train(build(resolve({**given, **own, "epochs": 1})), 1, 50)["epoch_seconds"]
+    each = sum(tried.values())
+    epochs = min(MOST, int(SHARE * left() / each)) if tried else 0
+    print(f"an epoch of all: {each:.1f} s; {max(0, epochs)} epochs fit", flush=True)
+    for name in tried if epochs > 0 else ():
+        with going_on(f"{name}, {epochs} epochs", report):
+            found = train(build(resolve({**given, **TRAINED[name], "epochs": epochs})), epochs)
+            print(f"{name}: {epochs} epochs, {found['seconds']:.0f} s, test top-1 {found['test_top1']:.2f} %",
+                  flush=True)  # fmt: skip
+            yield name, found
 
 
 @click.command(help=__doc__)
@@ -160,28 +207,34 @@ def trainings(options: dict[str, Any], left: Callable[[], float]) -> dict[str, A
 def main(config: Path | None, device: str, students: str, steps: int, rounds: int, batch_size: int, minutes: float,
          out: Path | None) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
+
+    def left() -> float:
+        return end - time.monotonic()
+
+    def write() -> None:
+        if out is not None:
+            write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("torch finds no CUDA device here: --device cpu runs the same without a graph")
-    report: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-                              "torch": torch.__version__, "equal": {}, "speeds": []}  # fmt: skip
+    report: Report = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+                      "torch": torch.__version__, "equal": {}, "speeds": [], "failed": []}  # fmt: skip
     for student in students.split(","):
+        if left() <= 0:
+            print(f"{student}: left out, the time is over", flush=True)
+            continue
         settings = Settings(student=student, batch_size=batch_size, teacher="timm:test_vit", steps=steps,
                             rounds=rounds, device=device)  # fmt: skip
-        with TemporaryDirectory() as folder:
-            builder = LoopBuilder(settings, Path(folder))
-            for loop in LOOPS:
-                worst = report["equal"][f"{student}, {loop.name}"] = difference(builder, loop)
-                print(f"{'ok  ' if worst <= EQUAL else 'FAIL'} {student}, {loop.name}: weights after five steps "
-                      f"differ by {worst:.1e}", flush=True)  # fmt: skip
-            report["speeds"] += speeds(builder)
-        for row in report["speeds"][-len(LOOPS) * (3 if device == "cuda" else 2) :]:
-            print(f"{student}, {row['step']}, {row['loop']}: {row['images_per_s']['median']:,.0f} images/s, "
-                  f"ratio {row['ratio']['median']:.2f}", flush=True)  # fmt: skip
-    if config is not None:
+        measure(settings, report, lambda: left() > COMPILING * 60 * minutes)
+        write()
+    if config is not None and left() > 0:
         options = {**read_yaml(config), "device": device}
-        report["config"], report["trained"] = options, trainings(options, lambda: end - time.monotonic())
-    if out is not None:
-        write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+        report["config"], report["trained"] = options, {}
+        for name, row in trainings(options, left, report):
+            report["trained"][name] = row
+            write()
+    write()
+    sys.exit(bool(report["failed"]))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import click
 
 from compare import run_once
 from relgraph.files import read_yaml, write_atomically
+from relgraph.training.callbacks import Callbacks
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
 from relgraph.training.runs import RunDirectory, environment
@@ -46,14 +47,14 @@ OF_THE_TEACHER = (
 )
 
 
-def trained_head(options: dict[str, Any], epochs: int, path: Path) -> str:
+def trained_head(options: dict[str, Any], epochs: int, path: Path, callbacks: Callbacks = ()) -> str:
     """Return the run of a self-supervision head for the teacher, trained now if it is not there."""
     given = {name: options[name] for name in OF_THE_TEACHER if name in options}
     given.setdefault("teacher", "embedded:digits")
     recipe = resolve_pretraining({**given, "objective": "sskd-head", "epochs": epochs})
     started = (path / "recipe.yaml").is_file()
     if not RunDirectory(path).result_file.is_file():
-        pretrain(recipe, path, resume=started)
+        pretrain(recipe, path, resume=started, callbacks=callbacks)
     return str(path)
 
 

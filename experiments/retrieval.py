@@ -10,9 +10,10 @@ seeds, once, with its default options. Queries and gallery are the images of the
 and overlap@10 of the student's vectors against the teacher's index and against its own, before and after `relgraph
 align`: before it vectors are compared as they are (a teacher of a file has no transform of an index), after it about
 the mean of the index, so that the two differ by the centring as well. Beside them an untrained student after `align`,
-and a ridge regression from its features to the teacher's vectors, whose penalty is chosen on the validation classes.
-The second command judges options of a method on the classes of validation, which is where they may be chosen. A run
-whose figures are in --out already, of the same options, is not made again; one that is in --runs is read.
+and a ridge regression from its features to the directions of the teacher's vectors, whose penalty is chosen on the
+validation classes. The second command judges options of a method on the classes of validation, which is where they may
+be chosen; the regression is then judged on the classes that chose its penalty. A run whose figures are in --out
+already, of the same options, is not made again; one that is in --runs is read.
 """
 
 import json
@@ -89,7 +90,10 @@ def sides(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def ridge(path: Path, split: str) -> dict[str, Any]:
-    """Return the figures of a ridge regression from the features of a run's student to its teacher's vectors."""
+    """Return the figures of a ridge regression from features of a run's student to directions of its teacher's vectors.
+
+    It is fitted to what the index compares, so its results are compared as those of `relgraph align`.
+    """
     run = TrainedRun(path)
     parts = {}
     for part in ("train", "val", split):
@@ -97,11 +101,10 @@ def ridge(path: Path, split: str) -> dict[str, Any]:
         feature = run.outputs(images)[0].feature
         _, teacher = run.vectors(images)
         assert feature is not None and teacher is not None
-        parts[part] = feature.double(), teacher.double(), images.true_labels
+        parts[part] = feature.double(), normalize(teacher.double()), images.true_labels
     features, vectors, _ = parts["train"]
-    rows = normalize(vectors, dim=-1)  # an index compares directions
-    middle, centre = features.mean(0), rows.mean(0)
-    x, y = features - middle, rows - centre
+    middle, centre = features.mean(0), vectors.mean(0)
+    x, y = features - middle, vectors - centre
     transform = VectorTransform.fit(vectors.float())
     products, size = x.T @ x, float(x.square().sum() / x.shape[1])
 

@@ -22,7 +22,8 @@ class WholeStep:
     """The trainer's step of a job whose images and stored embeddings lie on its device: `step(index, generator)`.
 
     It has the same draws, losses and weights as `relgraph.training.epochs.step`, without diagnostics, memories, extra
-    views and clipping. `capture` has a GPU replay it, and `rate` then sets the learning rate.
+    views, clipping and epochs of the method alone. `capture` has a GPU replay it, and `rate` then sets the learning
+    rate.
 
     Args:
         job: A job of `relgraph.training.distillation.build`, or of the benchmark.
@@ -37,10 +38,11 @@ class WholeStep:
         parts = [] if method is None else [part.method for part in method.summands()]
         more = [part for part in parts if part.views or type(part).remember is not Method.remember]
         near = type(feed) is Feed or (isinstance(feed, Stored) and (feed.store.resident or device.type == "cpu"))
-        plain = job.graph is None and job.ema is None and job.clip_norm is None
+        plain = job.graph is None and job.ema is None and job.clip_norm is None and job.stage(0) == "both"
         if more or not near or not plain or not all(isinstance(each, SGD) for each in job.optimisers.values()):
             needed = (
-                "SGD, a teacher that is stored on the device or none, and no memory, extra views, average or clipping"
+                "SGD, a teacher that is stored on the device or none, and no memory, extra views, average, clipping or "
+                "init_epochs"
             )
             raise RelgraphError(f"a captured step needs {needed}")
         assert size is not None

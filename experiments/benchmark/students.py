@@ -59,7 +59,8 @@ def measure_students(
         plain, trained = times[f"{name}, bare"], times[f"{name}, trainer"]
         rows.append({"student": name, "bare": plain.samples, "trainer": trained.samples,
                      "ratio": ratio_of(trained, plain)})  # fmt: skip
-    return {"measurement": "students", "settings": asdict(settings), "processor_time": processor_time,
+    same = {name: value for name, value in asdict(settings).items() if name != "student"}
+    return {"measurement": "students", "settings": same, "processor_time": processor_time,
             "machine": machine_of(builder, load), "rows": rows}  # fmt: skip
 
 

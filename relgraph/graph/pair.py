@@ -290,8 +290,8 @@ def graph_pair(
 
     Raises:
         RelgraphError: if the two are not (N, D), or (B, N, D), of the same N and D (to match nodes across the networks,
-            both need a projection to one width), if the topology does not fit N, or for a form that the topology or a
-            refinement does not support.
+            both need a projection to one width), if the topology does not fit N, `y` or `image_id` do not fit a batch
+            of graphs, or for a form that the topology or a refinement does not support.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair.num_edges, pair["teacher", "matches", "student"].edge_weight.shape
@@ -309,6 +309,9 @@ def graph_pair(
     pairs = builder.pairs(student, teacher) if batched else [builder(student, teacher)]
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
+            if batched and values.shape[:2] != student.shape[:2]:
+                expected = f"{name} of a batch of graphs must be (B, N) = {tuple(student.shape[:2])}"
+                raise RelgraphError(f"{expected}, got {tuple(values.shape)}")
             for pair, own in zip(pairs, values if batched else (values,), strict=True):
                 pair["student"][name] = pair["teacher"][name] = own
     return batch_of(pairs) if batched else pairs[0]

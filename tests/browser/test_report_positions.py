@@ -53,6 +53,8 @@ def test_a_click_and_the_arrow_keys_choose_the_position(browser: "Chrome", tmp_p
     assert tiles() == [[3, 0], [8, 2]]
     ActionChains(browser).send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ENTER).perform()
     assert tiles() == [[3, 1], [7, 4]]
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ARROW_DOWN).key_up(Keys.CONTROL).perform()
+    assert tiles() == [[3, 1], [7, 4]], "with Control a key is the browser's"
     if axe := pytest.importorskip("axe_core_python"):
         browser.execute_script(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
         assert browser.execute_async_script(SERIOUS) == []

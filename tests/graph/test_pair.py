@@ -95,12 +95,15 @@ def test_what_is_refused() -> None:
     three, solid = torch.zeros(3, 4), torch.zeros(2, 3, 4)
     width = "matching nodes needs embeddings of one width: project student and teacher to it, got 4 and 5"
     sizes = "embeddings must be (N, D), student and teacher of the same N images, got (3, 4) and (2, 4)"
+    batch = " of a batch of graphs must be (B, N) = (2, 3), got "
     between = "k must be between 1 and the number of nodes less one, 2, got 5"
     assert_refused(
         (lambda: graph_pair(three, torch.zeros(3, 5)), width),
         (lambda: graph_pair(three, torch.zeros(2, 4)), sizes),
         (lambda: graph_pair(three, torch.zeros(2, 4), match=False), sizes),
         (lambda: graph_pair(three, three, topology=Nearest(5)), between),
+        (lambda: graph_pair(solid, solid, y=torch.zeros(3, 3)), "y" + batch + "(3, 3)"),
+        (lambda: graph_pair(solid, solid, image_id=torch.arange(2)), "image_id" + batch + "(2,)"),
         (lambda: graph_pair(solid[None], solid[None]), "a graph pair holds one batch (N, D), got (1, 2, 3, 4)"),
     )
 

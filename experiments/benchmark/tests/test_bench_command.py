@@ -89,7 +89,7 @@ def test_the_trainer_against_a_bare_loop(tmp_path: Path) -> None:
     small = ("--students", "resnet8, vgg8", "--batch-size", 4, "--steps", 1, "--rounds", 2, "--device", "cpu")
     shown = program("students", *small, "--json", file).stdout
     report = json.loads(file.read_text(encoding="utf-8"))
-    assert [row["student"] for row in report["rows"]] == ["resnet8", "vgg8"]
+    assert [row["student"] for row in report["rows"]] == ["resnet8", "vgg8"] and "student" not in report["settings"]
     for row in report["rows"]:
         quotients = sorted(a / b for a, b in zip(row["trainer"], row["bare"], strict=True))
         assert (row["ratio"]["min"], row["ratio"]["max"]) == (quotients[0], quotients[1]) and quotients[0] > 0

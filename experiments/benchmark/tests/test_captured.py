@@ -13,6 +13,7 @@ import gpu_speed
 import relgraph
 from benchmark.captured import WholeStep, rates_on_device
 from benchmark.loops import KD, KNN, ONLINE, STORED, STUDENT_ALONE, BenchmarkLoop, LoopBuilder, Settings
+from benchmark.timing import Start
 from relgraph.errors import RelgraphError
 from relgraph.training.distillation import build
 from relgraph.training.epochs import Meter, step, train_epoch
@@ -65,6 +66,10 @@ def test_what_cannot_be_captured(builder: LoopBuilder) -> None:
     for loop in (ONLINE, BenchmarkLoop("crd", "crd", teacher="stored")):
         with pytest.raises(RelgraphError, match="a captured step needs SGD, a teacher that is stored"):
             WholeStep(builder.run(replace(loop, precision="32-true")).job)
+    staged = builder.run(replace(STORED, precision="32-true")).job
+    staged.recipe = replace(staged.recipe, init_epochs=1)
+    with pytest.raises(RelgraphError, match="clipping or init_epochs"):
+        WholeStep(staged)
     with pytest.raises(RelgraphError, match="on a GPU alone"):
         WholeStep(builder.run(replace(STUDENT_ALONE, precision="32-true")).job).capture()
 
@@ -81,7 +86,7 @@ def test_an_epoch_of_whole_steps_is_the_trainers(tmp_path: Path, monkeypatch: py
         assert torch.equal(tensor, expected[name]), name
     monkeypatch.setattr(gpu_speed, "MOST", 1)
     monkeypatch.setattr(gpu_speed, "TRAINED", {"KD": gpu_speed.TRAINED["KD"]})
-    (found,) = gpu_speed.trainings(options, lambda: 1e9).values()
+    ((_, found),) = gpu_speed.trainings(options, lambda: 1e9, {"failed": []})
     assert found["epochs"] == 1 and found["test_top1"] > 0
 
 
@@ -94,3 +99,27 @@ def test_the_command_without_a_gpu(tmp_path: Path) -> None:
     assert [row["step"] for row in report["speeds"]] == ["trainer"] * 4 + ["captured"] * 4
     if not torch.cuda.is_available():
         assert "no CUDA device" in CliRunner().invoke(gpu_speed.main, []).output
+
+
+def test_what_fails_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = gpu_speed._captured
+
+    def failing(builder: LoopBuilder, loop: BenchmarkLoop) -> Start:
+        if loop.name == STUDENT_ALONE.name:
+            raise RuntimeError("cannot be captured")
+        return captured(builder, loop)
+
+    monkeypatch.setattr(gpu_speed, "_captured", failing)
+    monkeypatch.setattr(gpu_speed, "difference", lambda builder, loop: float("nan") if loop is KD else 0.0)
+    monkeypatch.setattr(gpu_speed, "LOOPS", (STUDENT_ALONE, KD))
+    small = ("--device", "cpu", "--students", "resnet8", "--batch-size", "4", "--steps", "5", "--rounds", "1")
+    shown = CliRunner().invoke(gpu_speed.main, [*small, "--out", str(tmp_path / "speed.json")])
+    assert shown.exit_code == 1, shown.output
+    report = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert report["failed"] == [
+        f"resnet8, {KD.name}: weights after five steps differ by nan",
+        f"resnet8, captured, {STUDENT_ALONE.name}: cannot be captured",
+    ]
+    assert [row["ratio"] is None for row in report["speeds"]] == [False, False, True]
+    over = CliRunner().invoke(gpu_speed.main, [*small, "--minutes", "0"])
+    assert (over.exit_code, over.output) == (0, "resnet8: left out, the time is over\n")

@@ -39,6 +39,8 @@ def test_every_run_once_and_the_weight_by_validation(tmp_path: Path) -> None:
     assert table["SSKD"]["0.3 of the labels wrong"]["0.1"]["n"] == NOISY_SEEDS
     report = json.loads(json.dumps({"shares": SHARES, "runs": found, "summary": table}))
     assert "| EGA | chosen x 0.3 | 39.5 +- 0.7 (2) | 39.0 +- 1.0 (3) |" in markdown(report).splitlines()
+    table["EGA"]["chosen"]["1"] |= {"n": 1, "deviation": None}
+    assert "| EGA | chosen x 0.3 | 39.5 (1) | 39.0 +- 1.0 (3) |" in markdown(report | {"summary": table}).splitlines()
     draw(report, tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
