@@ -16,16 +16,18 @@ def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: 
         assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
+def test_an_interrupted_write_leaves_the_old_file(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
-    def full(descriptor: int) -> None:
+    def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RelgraphError, match=r"^cannot write .*: No space left on device, what it held"):
+    monkeypatch.setattr(call, full)
+    with pytest.raises(RelgraphError) as told:
         write_atomically(path, b"new")
+    assert str(told.value) == f"cannot write {path}: No space left on device, what it held before is untouched"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -36,3 +36,6 @@ def test_one_epoch_is_a_dot_and_a_screen_reader_is_told_the_end() -> None:
     assert len(list(dot.iter("circle"))) == 1
     line = ET.fromstring(chart("Loss", [Curve(0, "a", "student", [(1, 2.0), (2, 1.25)])], (1, 2)))
     assert next(line.iter("svg")).attrib["aria-label"] == "Loss by epoch, at the end: a student 1.25"
+    teachers = [Curve(0, "a", "teacher", [(1, 2.0), (2, 1.25)]), Curve(1, "b", "teacher", [(1, 2.0)])]
+    assert '<p class="note">Dashed or a ring: the teacher.</p>' in chart("Loss", teachers, (1, 2))
+    assert "the teacher" not in chart("Loss", [Curve(0, "a", "student", [(1, 2.0)])], (1, 2))

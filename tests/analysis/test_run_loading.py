@@ -138,6 +138,7 @@ def test_a_pair_of_nodes_in_a_file(opened: TrainedRun, monkeypatch: pytest.Monke
     sides: tuple[Side, ...] = ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
     monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)  # in four parts
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     for side, expected in zip(sides, held, strict=True):
         found = run_pair(opened, side=side, k=3)

@@ -24,6 +24,7 @@ axe.run(document, {resultTypes: ['violations']}).then((found) => done(found.viol
 def test_a_click_and_the_arrow_keys_choose_the_position(browser: "Chrome", tmp_path: Path) -> None:
     from selenium.webdriver import ActionChains, Keys
 
+    axe = Path(pytest.importorskip("axe_core_python").__file__).with_name("axe.min.js")
     maps = torch.zeros(1, 12, 16, dtype=torch.uint8)
     images = ImageSet(maps[:, None], torch.zeros(1, dtype=torch.long), ("sky", "<b>road"), "test", torch.arange(1),
                       maps=LabelMaps.of(maps))  # fmt: skip
@@ -55,7 +56,6 @@ def test_a_click_and_the_arrow_keys_choose_the_position(browser: "Chrome", tmp_p
     assert tiles() == [[3, 1], [7, 4]]
     ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ARROW_DOWN).key_up(Keys.CONTROL).perform()
     assert tiles() == [[3, 1], [7, 4]], "with Control a key is the browser's"
-    if axe := pytest.importorskip("axe_core_python"):
-        browser.execute_script(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-        assert browser.execute_async_script(SERIOUS) == []
+    browser.execute_script(axe.read_text(encoding="utf-8"))
+    assert browser.execute_async_script(SERIOUS) == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]
