@@ -46,6 +46,7 @@ def segmenter_of(backbone: Any, size: tuple[int, int] = (24, 32), channels: int 
     }  # fmt: skip
     network = scored(build_backbone(backbone, channels, image_size=size[1]), classes, channels, size[1])
     student = PlainSegmenter(network, Head(network.width, None, 0), None, "embedding", info)
-    with torch.no_grad():
-        student.train()(torch.randn(8, channels, *size))
+    with torch.no_grad():  # until its norms know their inputs: an untrained student should not see one class alone
+        for _ in range(20):
+            student.train()(torch.randn(8, channels, *size))
     return student.eval()
