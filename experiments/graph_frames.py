@@ -3,12 +3,12 @@
     python experiments/graph_frames.py runs/report.html
 
 2,000 training images of a quarter of CIFAR-100 (`relgraph report RUN --split train --first 2000`), one run, one epoch,
-all 11,599 edges of the student, 11,787 of the teacher, or the 22,428 of either alone, two cores of an AMD EPYC on
-which some twenty other processes ran, Chromium before these (`nice -n -15`): 39 to 46, 33 to 45 and 22 to 33 frames a
-second in two runs. Counted by the time that the page's main thread has a processor, which a busy machine changes
-little: 9 to 11 ms a frame for each choice. Where the edges are painted in each frame, as they were on fast machines
-when the time of painting was what told (a canvas notes lines, and draws them later, so that it seemed to take 2 ms), it
-is 20, 249 and 253 ms: the 58, 6.5 and 5.9 frames a second on two idle cores of then. Not measured again on idle cores.
+all 11,599 edges of the student, 11,787 of the teacher, or the 22,428 of either alone, two idle cores of an AMD EPYC,
+29 November 2026: 60 frames a second in each of two runs, as many as the browser shows, none longer than 17 ms. By the
+time that the page's main thread has a processor, which a busy machine changes little, it is 9 ms a frame for each
+choice. Where the edges are painted in each frame, as they were on fast machines when the time of painting was what told
+(a canvas notes lines, and draws them later, so that it seemed to take 2 ms), it is 20, 249 and 253 ms: the 58, 6.5 and
+5.9 frames a second of before. Beside some twenty other processes it was 22 to 46 frames.
 
 Wants Chromium, its driver and selenium. The browser has no GPU here, and draws with the processor alone. Of the
 frames a second the smallest counts: it is of the view that is hardest to draw.
