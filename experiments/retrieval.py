@@ -32,7 +32,7 @@ from relgraph.analysis.galleries import PAIRS, evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.files import read_yaml, write_atomically
-from relgraph.graph.alignment import OF, VectorTransform
+from relgraph.graph.alignment import COMPARED, VectorTransform
 from relgraph.training.runs import environment
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -154,7 +154,7 @@ def main(
 ) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
     options = {**read_yaml(config), **({"epochs": epochs} if epochs else {})}
-    told = {"options": options, "methods": METHODS, "split": split, "index": OF}
+    told = {"options": options, "methods": METHODS, "split": split, "index": COMPARED}
     results = known(out, told)
     tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
              for name in ("untrained", *methods.split(","))]  # fmt: skip

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from relgraph.data.manifest import Contents, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.files import digest, first_line, reading, write_atomically
-from relgraph.graph.alignment import OF, VectorTransform
+from relgraph.graph.alignment import COMPARED, VectorTransform
 
 FILE = "index.safetensors"
 ENTRY = "index"  # in the manifest
@@ -61,8 +61,8 @@ def read_transform(path: Path) -> tuple[VectorTransform, str] | None:
             told: dict[str, Any] = json.loads(opened.metadata()["relgraph"])
         if told["store"] != Contents.read(path).sha256:
             raise RelgraphError(f"{file} is damaged or of another store: {again}")
-        if told.get("of") != OF:
-            raise RelgraphError(f"{file} is of an earlier version, whose indexes did not compare {OF}: {again}")
+        if told.get("of") != COMPARED:
+            raise RelgraphError(f"{file} is of an earlier version, whose indexes did not compare {COMPARED}: {again}")
         return VectorTransform.like(load(data), told), str(told["transform"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RelgraphError(f"{file} cannot be read ({first_line(error)}): {again}") from error

@@ -16,7 +16,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.index_transform import read_transform
 from relgraph.deploy.neighbours import neighbours_among
 from relgraph.errors import RelgraphError
-from relgraph.graph.alignment import Moments, Rotation, VectorTransform, rotation
+from relgraph.graph.alignment import DirectionRotation, Moments, VectorTransform, rotation
 from relgraph.names import is_vectors
 from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
 from relgraph.printing import no_bar
@@ -121,7 +121,7 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
         moments = moments or Moments(pair.student.shape[1], pair.teacher.shape[1])
         moments.add(*(normalize(vectors, dim=-1) for vectors in pair))
     assert moments is not None
-    found = Rotation.like(rotation(moments, scaled=True).state_dict())
+    found = DirectionRotation.like(rotation(moments, scaled=True).state_dict())
     pairs = list(source.blocks(judged, "judge"))
     pair = _Pair(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
     transform, spelling = known or (VectorTransform(moments.means[1].float()), "centre")
@@ -172,7 +172,9 @@ def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
     return train.select(~held), train.select(held.nonzero().flatten()[:JUDGED])
 
 
-def _figures(pair: _Pair, labels: Tensor, align: Rotation, transform: VectorTransform) -> dict[str, dict[str, float]]:
+def _figures(
+    pair: _Pair, labels: Tensor, align: DirectionRotation, transform: VectorTransform
+) -> dict[str, dict[str, float]]:
     gallery = transform(pair.teacher)
     after = transform.of_aligned(align(pair.student))
     asked = {"teacher's index, after": after, "own index, before": VectorTransform.fit(pair.student)(pair.student)}

@@ -14,7 +14,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.search import Rows, fitting
 
 BLOCK, NUMBERS = 2**14, 2**19  # rows and numbers that are read at a time, at most
-OF = "directions"  # what a transform is of: vectors of length 1; those of before are of vectors as they are, unmarked
+COMPARED = "directions"  # by an index, and so told in files, which of earlier versions say nothing of it
 SPECTRUM = 1e-10  # of the largest variance; what is below it is rounding in float32, and no direction
 
 
@@ -98,8 +98,11 @@ def rotation(moments: Moments, *, centred: bool = True, scaled: bool = False, dt
     return found.requires_grad_(False)
 
 
-class Rotation(nn.Linear):
-    """A linear map of directions, `(N, Ds) -> (N, Dt)`: of each vector, brought to length 1."""
+class DirectionRotation(nn.Linear):
+    """A linear map of directions, `x / |x| W' + b`, `(N, Ds) -> (N, Dt)`: what `relgraph align` adds to a student.
+
+    Unlike the map of `procrustes`, which reads vectors as they are.
+    """
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the turned vectors."""
@@ -203,9 +206,9 @@ class VectorTransform(nn.Module):
         return self.of_aligned(normalize(vectors, dim=-1))
 
     def of_aligned(self, vectors: Tensor) -> Tensor:
-        """Return vectors that were fitted to rows of length 1 (`relgraph align`) as the index compares them.
+        """Return vectors that `relgraph align` fitted to such rows as the index compares them, `(N, D) -> (N, d)`.
 
-        Their own length tells how sure a student is, and stays until the mean is taken off.
+        Its best scale draws them towards the mean: brought to length 1 again, all would lie on one side of it.
         """
         found = vectors - self.mean
         if self.components is not None:
@@ -214,7 +217,7 @@ class VectorTransform(nn.Module):
 
     def plain(self) -> dict[str, Any]:
         """Return what is not in its tensors, as JSON values: `like` takes it."""
-        return {"normalise": self.normalise, "of": OF}
+        return {"normalise": self.normalise, "of": COMPARED}
 
     @classmethod
     def like(cls, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Self:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from relgraph.data.decoding import LONGEST, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
-from relgraph.graph.alignment import OF, Rotation, VectorTransform
+from relgraph.graph.alignment import COMPARED, DirectionRotation, VectorTransform
 from relgraph.graph.refine import NodeRefinement
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, part_of, read_network, save_tensors
@@ -223,7 +223,7 @@ def as_queries(student: PlainStudent, vectors: Tensor, index: VectorTransform) -
     return found
 
 
-def write_aligned(path: Path, align: Rotation, index: VectorTransform, told: Mapping[str, Any]) -> None:
+def write_aligned(path: Path, align: DirectionRotation, index: VectorTransform, told: Mapping[str, Any]) -> None:
     """Write the rotation into the teacher's space, and what its index does with a vector, into a student's file.
 
     What the file held stays in it, so that `write_unaligned` gives it back as it was.
@@ -280,14 +280,15 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
     projector, align, index, own = (part_of(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
-    if index and info.get("index", {}).get("of") != OF:
-        told = f"{path} was aligned by an earlier version, whose indexes did not compare {OF}"
+    if index and info.get("index", {}).get("of") != COMPARED:
+        told = f"{path} was aligned by an earlier version, whose indexes did not compare {COMPARED}"
         raise RelgraphError(f"{told}: relgraph align RUN --undo, and align it again")
     backbone = built(info, find)
     pixels = bool(info.get("pixels"))
     head = Head(backbone.width, info["dim"], 0 if pixels else len(info["classes"]))
     transform = VectorTransform.like(index, info.get("index", {})) if index else None
-    turn, stored = Rotation.like(align) if align else None, StoredRefinement(own, refine) if "refine" in info else None
+    turn = DirectionRotation.like(align) if align else None
+    stored = StoredRefinement(own, refine) if "refine" in info else None
     kind = PlainSegmenter if pixels else PlainStudent
     student = kind(backbone, head, layers_like(projector), info["vectors"], info, turn, transform, stored)
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(("teacher.", "refine."))}

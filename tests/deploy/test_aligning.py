@@ -20,7 +20,7 @@ from relgraph.deploy.exported_program import write_exported
 from relgraph.deploy.hub import Made, write_hub
 from relgraph.deploy.onnx_file import Session, write_onnx
 from relgraph.deploy.weights_file import LAYERS, write_weights
-from relgraph.graph.alignment import Rotation, VectorTransform
+from relgraph.graph.alignment import DirectionRotation, VectorTransform
 from relgraph.networks.checkpoint_source import embedding_network
 from relgraph.networks.plain import PlainStudent, write_aligned
 from tests.checks import assert_refused_like, case
@@ -139,7 +139,7 @@ def test_other_images_are_refused(run: relgraph.Run, photos: Path, tmp_path: Pat
 
 def test_an_alignment_with_another_teacher_is_refused(run: relgraph.Run) -> None:
     told = {"teacher": "timm:other", "fingerprint": "0"}
-    write_aligned(run.path / "student.safetensors", Rotation(256, 64), VectorTransform(torch.zeros(64)), told)
+    write_aligned(run.path / "student.safetensors", DirectionRotation(256, 64), VectorTransform(torch.zeros(64)), told)
     expected = "was aligned with another teacher than the run's, timm:other: undo that by relgraph align .* --undo$"
     assert_refused_like((run.align, expected), (lambda: run.evaluate(gallery="teacher"), expected))
 
@@ -187,7 +187,7 @@ def turned() -> PlainStudent:
         "align": {"teacher": "t", "fingerprint": "f", "width": 11},
         "index": {"normalise": True, "of": "directions"},
     }
-    turn, index = Rotation(6, 11), VectorTransform(torch.randn(11))
+    turn, index = DirectionRotation(6, 11), VectorTransform(torch.randn(11))
     parts = student.backbone, student.head, student.projector, student.part, info
     return PlainStudent(*parts, turn, index).eval()
 

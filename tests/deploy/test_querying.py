@@ -18,7 +18,7 @@ import relgraph
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.deploy import index as index_module
 from relgraph.deploy.querying import Queried
-from relgraph.graph.alignment import Rotation, VectorTransform
+from relgraph.graph.alignment import DirectionRotation, VectorTransform
 from relgraph.networks.plain import write_aligned
 from tests.checks import assert_refused_like, case
 
@@ -50,7 +50,7 @@ def aligned(run: relgraph.Run, photos: Path) -> relgraph.Run:
     path = shutil.copytree(run.path, photos.parent / "aligned")
     fingerprint = relgraph.load_teacher("embedded:digits").fingerprint()
     torch.manual_seed(5)
-    turn, told = Rotation(6, 64), {"teacher": "embedded:digits", "fingerprint": fingerprint}
+    turn, told = DirectionRotation(6, 64), {"teacher": "embedded:digits", "fingerprint": fingerprint}
     write_aligned(path / "student.safetensors", turn, VectorTransform(torch.zeros(64)), told)
     return relgraph.Run(path)
 

@@ -203,15 +203,16 @@ def test_two_processes_have_the_figures_of_one(teacher: Path, tmp_path: Path) ->
         method_args=MEMORIES,
         labelled_images=6,
         batch_norm="sync",
+        # Of seed 0 rounding moves a number over the edge of a ReLU: one process differs as much, by 7e-3, from itself
+        # where its weights began 6e-8 away.
         seed=1,
     )
     found, _ = run_on(2, work_on, tmp_path, made, tmp_path / "two")
     expected = train(made, tmp_path / "one")
     rows = [RunDirectory.open(tmp_path / name).read_metrics() for name in ("two", "one")]
     terms = ("loss", "cross_entropy", "pairwise", "pixelwise", "degenerate")
-    # Where a number that rounding moves lies at the edge of a ReLU or a maximum, later epochs differ by more.
-    for two, one, tolerance in zip(*rows, (1e-4, 2e-2), strict=True):
-        assert [two[name] for name in terms] == pytest.approx([one[name] for name in terms], rel=tolerance)
+    for two, one in zip(*rows, strict=True):
+        assert [two[name] for name in terms] == pytest.approx([one[name] for name in terms], rel=1e-4)
     assert found["processes"] == 2 and found["test"]["last"] == pytest.approx(expected["test"]["last"], abs=1)
 
 
