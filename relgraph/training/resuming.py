@@ -96,14 +96,11 @@ def restore(job: Job, run: RunDirectory) -> Progress:
     """Restore a job to its last checkpoint, and return its progress; without one, at the beginning.
 
     Raises:
-        RelgraphError: if the checkpoint cannot be read, is not one of this job, or is gone.
+        RelgraphError: if the checkpoint cannot be read, and neither can that of the best epoch, or is not of this job.
     """
-    if not run.last.exists():
-        if run.metrics_file.exists():  # it is written before the first epoch, and so before the metrics
-            told = "put back a copy, or begin another run"
-            raise RelgraphError(f"{run.last} is gone, from which the run would go on: {told}")
+    if not run.last.exists() and not run.metrics_file.exists():  # a checkpoint comes before the metrics
         return Progress()
-    state = load_checkpoint(run.last)
+    state = _last(job, run)
     try:
         for name, part in job.parts.items():
             part.load_state_dict(state[name])
@@ -112,6 +109,20 @@ def restore(job: Job, run: RunDirectory) -> Progress:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
+
+
+def _last(job: Job, run: RunDirectory) -> dict[str, Any]:
+    """Return the last checkpoint; if it is gone or damaged that of the best epoch, which then takes its place."""
+    try:
+        return load_checkpoint(run.last)
+    except RelgraphError as error:
+        if job.score is None or not run.best.is_file():
+            raise RelgraphError(f"{error}: put back a copy, or begin another run") from error
+        state = load_checkpoint(run.best)
+        if job.processes.first:
+            save_checkpoint(run.last, state)
+            tell(f"{error}: the run goes on after epoch {len(state['progress']['rows'])}, from {run.best.name}")
+        return state
 
 
 def _check_kept(job: Job, run: RunDirectory, progress: Progress) -> None:

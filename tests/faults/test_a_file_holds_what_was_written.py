@@ -133,10 +133,15 @@ def test_a_student_and_a_best_checkpoint_are_written_again(run: Path, right: dic
                 READERS[name](run / name)
 
 
-def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_again(run: Path) -> None:
-    student = (run / "student.safetensors").read_bytes()
-    (run / "last.ckpt").unlink()
-    with pytest.raises(RelgraphError, match=r"last\.ckpt is gone"):
+def test_a_run_whose_last_checkpoint_is_lost_goes_on_from_the_best_or_not_at_all(run: Path) -> None:
+    student, last = (run / "student.safetensors").read_bytes(), run / "last.ckpt"
+    whole = resume(run)
+    for content in (None, flip(last.read_bytes(), 20_000)):
+        last.unlink() if content is None else last.write_bytes(content)
+        assert resume(run) == whole
+    (run / "best.ckpt").unlink()
+    last.unlink()
+    with pytest.raises(RelgraphError, match=r"there is no checkpoint .*last\.ckpt: put back a copy, or begin another"):
         resume(run)
     assert (run / "student.safetensors").read_bytes() == student
 
