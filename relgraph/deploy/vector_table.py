@@ -123,7 +123,7 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
         raise RelgraphError(f"the split {split!r} of {recipe.dataset} has no images: expected another --split")
     embed = _embedder(teacher, fabric.device)
     if fabric.device.type == "cpu":
-        try_threads(recipe, next(iter(sets.values())), lambda images, _: embed(images), batch_size)
+        recipe = try_threads(recipe, next(iter(sets.values())), lambda images, _: embed(images), batch_size)
     start, count = time.perf_counter(), sum(map(len, sets.values()))
     refinement = None if path.suffix == ".npy" else teacher.refinement
     blocks = _blocks(sets, data, embed, batch_size, recipe.processes)

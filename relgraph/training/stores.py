@@ -30,7 +30,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import load_data, open_fabric, open_teacher, precision_of
 from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
-from relgraph.training.trials import choose_threads
+from relgraph.training.trials import with_threads
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
 
@@ -252,7 +252,7 @@ def store_embeddings(
         contents = _contents(recipe, data, teacher, known, dtype=dtype, precision=precision, views=views, seed=seed)
         writer, embed = StoreWriter(path, contents, record, processes), _embedder(contents, teacher, fabric)
         if writer.missing and fabric.device.type == "cpu":
-            try_threads(recipe, data.train, embed, batch_size, processes)
+            recipe = try_threads(recipe, data.train, embed, batch_size, processes)
         start = time.perf_counter()
         _write(writer, data.train, embed, batch_size, recipe.processes)
         processes.wait()  # not before an error is told: the others may have hours of work left
@@ -283,13 +283,14 @@ def _contents(
 
 def try_threads(
     recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int, processes: ProcessGroup = SINGLE_PROCESS
-) -> None:
-    """Set the recipe's number of threads, by a trial if it asks for one, and tell what there is to say of it."""
+) -> Recipe:
+    """Set the recipe's number of threads, tell what there is to say of it, and return the recipe with that number."""
     few = torch.arange(min(TRIED, batch_size, len(images)))
     pixels = images.select(few).sample(len(few))
-    _, line = choose_threads(recipe.threads, lambda: embed(pixels, few), processes)
-    if line is not None and processes.first:
-        tell(line)
+    recipe, line = with_threads(recipe, lambda: embed(pixels, few), processes)
+    if line and processes.first:
+        tell(line.strip())
+    return recipe
 
 
 def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int = 0) -> Path:

@@ -12,13 +12,12 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.data.images import ImageSet
-from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -29,43 +28,10 @@ if TYPE_CHECKING:
 
 Work = Callable[[], object]  # a step of a trial
 Trial = Callable[[], Work | None]
-Threads = int | Literal["auto"] | None
 NOTABLE = 2.0  # how many times as fast another number of threads must be, to be mentioned
 LONG = 1.0  # seconds of a trial that is not repeated
 TRIED = 1_800  # seconds of training from which on a trial is worth its own time: compiling takes tens of seconds
 REPEATED = 3  # steps whose fastest counts
-
-
-def choose_threads(
-    asked: Threads, work: Work | None, processes: ProcessGroup = SINGLE_PROCESS
-) -> tuple[int, str | None]:
-    """Set torch's number of threads, and return it and, if there is something to say, a line for the user.
-
-    A number is taken as it is. "auto" takes the number with which `work` was fastest just now, of 1, 2, 4, ... and all
-    that torch would use. `None` keeps all of them, so that a seed gives the same numbers, and the line says when
-    another number was more than twice as fast. Several processes try at the same time, and take the first one's number;
-    without `work` nothing is tried.
-
-    Raises:
-        RelgraphError: for a number below 1.
-    """
-    if isinstance(asked, int):
-        if asked < 1:
-            raise RelgraphError(f"threads must be at least 1 or auto, got {asked}")
-        torch.set_num_threads(asked)
-        return asked, None
-    every = torch.get_num_threads()
-    if every == 1 or work is None:
-        return every, None
-    seconds = {count: _seconds(count, work) for count in candidates(every)}
-    best = int(processes.agreed(str(min(seconds, key=lambda count: seconds[count]))))
-    torch.set_num_threads(best if asked == "auto" else every)
-    gain = seconds[every] / seconds[best]
-    if asked == "auto":
-        return best, f"threads: {best} of {every}, the fastest in a trial"
-    faster = f"{gain:.1f}" if gain < 10 else "over 10"  # a trial is no measurement
-    line = f"threads: {every}, but {best} would be {faster} times as fast just now: --threads {best} or auto"
-    return every, line if gain > NOTABLE else None
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
@@ -74,10 +40,28 @@ AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
 def with_threads(
     recipe: AnyRecipe, work: Work | None, processes: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[AnyRecipe, str]:
-    """Set the threads that a recipe asks for, and return it with the number in place of "auto", and a line to add."""
-    threads, line = choose_threads(recipe.threads, work, processes)
-    found = replace(recipe, threads=threads) if recipe.threads == "auto" else recipe
-    return found, "" if line is None else f"\n{line}"
+    """Set torch's number of threads, and return the recipe with it in place of "auto", and a line to add, or "".
+
+    A number is taken as it is. "auto" takes the number with which `work` was fastest just now, of 1, 2, 4, ... and all
+    that torch would use. `None` keeps all of them, so that a seed gives the same numbers, and the line says when
+    another number was more than twice as fast. Several processes try at the same time, and take the first one's number;
+    without `work` nothing is tried.
+    """
+    every, auto = torch.get_num_threads(), recipe.threads == "auto"
+    if isinstance(recipe.threads, int):
+        torch.set_num_threads(recipe.threads)
+        return recipe, ""
+    if every == 1 or work is None:
+        return replace(recipe, threads=every) if auto else recipe, ""
+    seconds = {count: _seconds(count, work) for count in candidates(every)}
+    best = int(processes.agreed(str(min(seconds, key=lambda count: seconds[count]))))
+    torch.set_num_threads(best if auto else every)
+    if auto:
+        return replace(recipe, threads=best), f"\nthreads: {best} of {every}, the fastest in a trial"
+    gain = seconds[every] / seconds[best]
+    faster = f"{gain:.1f}" if gain < 10 else "over 10"  # a trial is no measurement
+    line = f"\nthreads: {every}, but {best} would be {faster} times as fast just now: --threads {best} or auto"
+    return recipe, line if gain > NOTABLE else ""
 
 
 def candidates(every: int) -> list[int]:

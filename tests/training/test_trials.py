@@ -1,15 +1,20 @@
-"""Whether a network is compiled: what a trial says, of times that the test makes."""
+"""How many threads compute, and whether a network is compiled: what a trial says, of times that the test makes."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from relgraph.data.images import ImageSet
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
-from relgraph.training.trials import Trial, with_compiler
+from relgraph.training.stores import try_threads
+from relgraph.training.trials import Trial, with_compiler, with_threads
 from tests.checks import assert_refused_like
 
 
@@ -74,3 +79,35 @@ def test_a_resumed_run_keeps_the_answers_of_its_trials(tmp_path: Path) -> None:
     assert run.decided(asked) == replace(asked, compile=False, threads=1)
     run.check_recipe(asked)
     assert_refused_like((lambda: run.check_recipe(replace(asked, compile=True)), "compile was False, is now True"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "kept", "used", "told"),
+    [
+        ("auto", {4: 0.9, 2: 0.1, 1: 0.2}, 2, 2, "\nthreads: 2 of 4, the fastest in a trial"),
+        ("auto", {4: 0.1, 2: 0.2, 1: 0.3}, 4, 4, "\nthreads: 4 of 4, the fastest in a trial"),
+        (None, {4: 0.9, 2: 0.3, 1: 0.2}, None, 4,
+         "\nthreads: 4, but 1 would be 4.5 times as fast just now: --threads 1 or auto"),
+        (None, {4: 0.9, 2: 0.5, 1: 0.46}, None, 4, ""),
+        (3, {}, 3, 3, ""),
+    ],
+)  # fmt: skip
+def test_threads_are_tried_and_kept(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: Any,
+    seconds: dict[int, float], kept: int | None, used: int, told: str,
+) -> None:  # fmt: skip
+    now = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
+
+    def work(*_: object) -> Tensor:
+        clock[0] += seconds[now[0]]
+        return torch.zeros(1)
+
+    recipe, line = with_threads(Recipe(threads=asked), work)
+    assert (recipe.threads, now[0], line) == (kept, used, told)
+    now[0] = 4
+    images = ImageSet(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2), (), "train", torch.arange(2))
+    recipe = try_threads(Recipe(threads=asked), images, work, 2)
+    assert (recipe.threads, now[0], capsys.readouterr().out.strip()) == (kept, used, told.strip())
+    assert recipe.processes <= (kept or 8), "processes that decode images are no more than these threads"
