@@ -266,7 +266,11 @@ def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epoc
         return
     end, options = time.monotonic() + 60 * minutes, {} if config is None else read_yaml(config)
     options |= {"epochs": epochs, "schedule": "cosine", "schedule_by": "step"}
-    names, numbers = [name for name in methods.split(":") if name], [float(share) for share in shares.split(",")]
+    names, of_text = [name for name in methods.split(":") if name], {f"{share:g}": share for share in SEEDS}
+    if unknown := [*(set(names) - METHODS.keys()), *(set(shares.split(",")) - of_text.keys())]:
+        told = f"methods of {', '.join(map(repr, METHODS))} and shares of {', '.join(of_text)}"
+        raise click.UsageError(f"expected {told}, got {unknown[0]!r}")
+    numbers = [of_text[share] for share in shares.split(",")]
     told = {"options": options, "noisy_epochs": noisy_epochs, "methods": METHODS, "noisy": NOISY}
     found: Runs = known(out, told)
     try:

@@ -1,11 +1,13 @@
 """The examples of loops of one's own, and the notebook, as a user runs them."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -28,6 +30,14 @@ def test_a_loop_over_two_processes_has_the_loss_of_one() -> None:
     torchrun, loop = Path(sys.executable).with_name("torchrun"), EXPERIMENTS / "ddp_loop.py"
     one, two = run(sys.executable, loop, **ALONE), run(torchrun, "--nproc-per-node", 2, loop)
     assert one.split(": ")[1] == two.split(": ")[1] and "over 2 processes" in two
+
+
+def test_the_map_of_labels_names_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    main = importlib.import_module("label_map").main
+    for options in (["--methods", "alone:Foo"], ["--shares", "1,Foo"]):
+        done = CliRunner().invoke(main, options)
+        assert done.exit_code == 2 and done.output.strip().endswith("got 'Foo'") and "'EGA, nodes'" in done.output
 
 
 @pytest.mark.slow
