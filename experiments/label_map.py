@@ -225,7 +225,8 @@ def draw(report: dict[str, Any], file: Path) -> None:
             right.plot(range(1, len(curve) + 1), curve, line, label=name, color=ink)
     probed = [(100 * share, mean(values)) for share in shares
               if (values := figures(runs, Run("EGA", share, 0), "teacher_probe"))]  # fmt: skip
-    left.plot([x for x, _ in probed], [y for _, y in probed], ":", color="black", label="the teacher's linear probe")
+    if probed:
+        left.plot(*zip(*probed, strict=True), ":", marker="x", color="black", label="the teacher's linear probe")
     left.set(xscale="log", xlabel="labels in %", ylabel="test top-1 in %", title="bands: lowest to highest seed")
     right.set(xlabel="epoch", ylabel="validation top-1 in %", title=f"{100 * shares[0]:g} % of the labels, seed 0")
     for axes in (left, right):

@@ -12,7 +12,7 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from relgraph.data.images import ImageSet
 from relgraph.files import first_line
 from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.recipe import BaseRecipe
+from relgraph.training.runs import Kind
 
 if TYPE_CHECKING:
     from relgraph.training.feed import Feed
@@ -34,12 +34,7 @@ TRIED = 1_800  # seconds of training from which on a trial is worth its own time
 REPEATED = 3  # steps whose fastest counts
 
 
-AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
-
-
-def with_threads(
-    recipe: AnyRecipe, work: Work | None, processes: ProcessGroup = SINGLE_PROCESS
-) -> tuple[AnyRecipe, str]:
+def with_threads(recipe: Kind, work: Work | None, processes: ProcessGroup = SINGLE_PROCESS) -> tuple[Kind, str]:
     """Set torch's number of threads, and return the recipe with it in place of "auto", and a line to add, or "".
 
     A number is taken as it is. "auto" takes the number with which `work` was fastest just now, of 1, 2, 4, ... and all
@@ -110,9 +105,7 @@ def trial_step(
     return work
 
 
-def decided(
-    recipe: AnyRecipe, trial: Callable[..., Work | None], steps: int, processes: ProcessGroup
-) -> tuple[AnyRecipe, str]:
+def decided(recipe: Kind, trial: Callable[..., Work | None], steps: int, processes: ProcessGroup) -> tuple[Kind, str]:
     """Return a recipe whose `threads` and `compile` are no longer "auto", and lines on them to add to a note.
 
     `trial` makes a step for a trial, of the network as it is or compiled (see `trial_step`).
@@ -123,8 +116,8 @@ def decided(
 
 
 def with_compiler(
-    recipe: AnyRecipe, plain: Trial, compiled: Trial, steps: int, processes: ProcessGroup = SINGLE_PROCESS
-) -> tuple[AnyRecipe, str]:
+    recipe: Kind, plain: Trial, compiled: Trial, steps: int, processes: ProcessGroup = SINGLE_PROCESS
+) -> tuple[Kind, str]:
     """Return a recipe whose `compile` is true or false where it was "auto", and a line to add that says why.
 
     "auto" compiles where the run pays for it. `plain` and `compiled` make a step for a trial, forward and backward, of
