@@ -147,10 +147,11 @@ class Option:
         return tuple(kind for kind in self.kinds if kind in (*KINDS, NoneType) or get_origin(kind) is Literal)
 
     def _of_another_kind(self, name: str, value: Any) -> RelgraphError:
-        if self.words and isinstance(value, str):
+        kinds = [KINDS[kind] for kind in self.kinds if kind in KINDS]
+        if self.words and isinstance(value, str) and not kinds:
             return unknown(name, value, self.words)
-        kinds = [KINDS[kind] for kind in self.kinds if kind in KINDS] or [", ".join(self.words)]
-        return RelgraphError(f"{name} must be {' or '.join(kinds)}, got {shown(value)}")
+        told = [*kinds, *self.words] if kinds else [", ".join(self.words)]
+        return RelgraphError(f"{name} must be {' or '.join(told)}, got {shown(value)}")
 
 
 @cache
