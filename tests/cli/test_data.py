@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import CIFAR100
 
-from relgraph.data import BUILT_IN
+from relgraph.data.catalogue import SOURCES
 from tests.cli.conftest import Failing, Program
 
 
@@ -22,7 +22,7 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_every_data_set_is_listed_with_what_it_lacks(program: Program) -> None:
     text = program("data").stdout
     table = rows(text)
-    assert tuple(table) == BUILT_IN
+    assert tuple(table) == tuple(SOURCES)
     assert table["digits"] == ["1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]
     assert table["cifar100"] == ["50,000", "10,000", "100", "32 x 32", "data/cifar-100-python", "missing"]
     assert table["stl10+unlabelled"][0] == "5,000 + 100,000"
