@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.search import Rows, check_finite
 from relgraph.names import is_vectors
-from relgraph.networks.plain import as_queries, in_teacher_space, is_aligned
+from relgraph.networks.plain import in_teacher_space, is_aligned
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
@@ -105,16 +104,10 @@ def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | N
 
 def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:
     """Return queries and galleries as an index compares them: a student in a space of its own has its own mean."""
-    student: Change = partial(as_queries, run.plain, index=transform)
-    by: dict[str, tuple[Change, Change]] = {
-        "student_teacher": (student, transform),
-        "teacher_teacher": (transform, transform),
-    }
-    own = sides.get("student_student")
-    if own is not None:
-        alone: Change = student if in_teacher_space(run.plain) else VectorTransform.fit(own[1])
-        by["student_student"] = alone, alone
-    return {name: (Mapped(queries, by[name][0]), Mapped(held, by[name][1])) for name, (queries, held) in sides.items()}
+    by = dict.fromkeys(sides, transform)
+    if "student_student" in sides and not in_teacher_space(run.plain):
+        by["student_student"] = VectorTransform.fit(sides["student_student"][1])
+    return {name: (Mapped(queries, by[name]), Mapped(held, by[name])) for name, (queries, held) in sides.items()}
 
 
 def evaluate_gallery(

@@ -138,7 +138,7 @@ def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Pa
     student, teacher = run.vectors(images)
     assert teacher is not None and student.shape == teacher.shape and run.plain.index is not None
     with torch.no_grad():
-        s, t = run.plain.index.of_aligned(student), run.plain.index(teacher)
+        s, t = run.plain.index(student), run.plain.index(teacher)
     labels, own = images.labels, torch.arange(len(images))
     report = evaluate_gallery(run, "teacher")
     assert report["transform"] == "centre" and evaluate_gallery(run, str(store))["transform"] == "none"
