@@ -89,7 +89,8 @@ def _has_own_vectors(run: TrainedRun) -> bool:
 def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | None:
     """Return what the index of the teacher's own vectors does with a vector, and how that is spelled.
 
-    It is that of the store that is asked, else of the student's file, else of the store by which the run was trained.
+    It is that of the store that is asked, else of the student's file, as `query_index` has it. Where no file is asked,
+    it is else that of the store by which the run was trained.
     """
     if not _has_own_vectors(run):
         return None
@@ -97,7 +98,7 @@ def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | N
     found = read_transform(Path(gallery)) if manifest_file(Path(gallery)).is_file() else None
     if found is None and run.plain.index is not None:
         return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
-    if found is None and trained_by is not None and manifest_file(Path(trained_by)).is_file():
+    if gallery in ("teacher", "own") and trained_by is not None and manifest_file(Path(trained_by)).is_file():
         return read_transform(Path(trained_by))
     return found
 
@@ -132,8 +133,8 @@ def evaluate_gallery(
         teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
         `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent. `transform` is
         what the index does with vectors before it compares them: that of the store that is asked, else of the file of
-        an aligned student, else of the store by which the run was trained, else "none". A student in a space of its own
-        has an index about its own mean, where the teacher's is about a mean.
+        an aligned student, else, where no file is asked, of the store by which the run was trained, else "none". A
+        student in a space of its own has an index about its own mean, where the teacher's is about a mean.
 
     Raises:
         RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
