@@ -102,7 +102,7 @@ class DirectionRotation(nn.Linear):
     """A map of directions to directions, `(N, Ds) -> (N, Dt)`: what `relgraph align` adds to a student.
 
     `y = x / |x| W' + b` is a linear map of directions, unlike that of `procrustes`, which reads vectors as they are.
-    Its best scale draws y towards the mean m of the teacher's directions. The result is `m + a (y - m)` with the `a > 0`
+    Its best scale draws y towards the mean m of the teacher's directions. The result is `m + a (y - m)` with the a > 0
     that gives it length 1, so that a program which brings vectors to length 1 and subtracts m finds what lies about m.
 
     Attributes:

@@ -274,7 +274,7 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
     projector, align, index, own = (part_of(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
-    if index and info.get("index", {}).get("of") != COMPARED or align and "mean" not in align:
+    if (index and info.get("index", {}).get("of") != COMPARED) or (align and "mean" not in align):
         told = f"{path} was aligned by an earlier version, whose vectors were no {COMPARED}"
         raise RelgraphError(f"{told}: relgraph align RUN --undo, and align it again")
     backbone = built(info, find)
