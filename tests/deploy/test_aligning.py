@@ -22,6 +22,7 @@ from relgraph.deploy.onnx_file import Session, write_onnx
 from relgraph.deploy.weights_file import LAYERS, write_weights
 from relgraph.graph.alignment import DirectionRotation, VectorTransform
 from relgraph.networks.checkpoint_source import embedding_network
+from relgraph.networks.files import save_tensors
 from relgraph.networks.plain import PlainStudent, write_aligned
 from tests.checks import assert_refused_like, case
 from tests.deploy.conftest import QUICK
@@ -207,6 +208,16 @@ def test_a_folder_for_the_hub_and_a_teacher_contain_the_alignment(turned: PlainS
         torch.testing.assert_close(found, turned(images)[0])
     assert hub.index is not None and turned.index is not None and torch.equal(hub.index.mean, turned.index.mean)
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["aligned"] == turned.info["align"]
+
+
+def test_an_alignment_of_before_is_refused(turned: PlainStudent, tmp_path: Path) -> None:
+    file, tensors = tmp_path / "student.safetensors", turned.tensors()
+    for name, told in (("align.mean", turned.info), ("", {**turned.info, "index": {"normalise": True}})):
+        save_tensors(file, {key: x for key, x in tensors.items() if key != name}, told)
+        expected = (
+            "aligned by an earlier version, whose vectors were no directions: relgraph align RUN --undo, and align"
+        )
+        assert_refused_like((lambda: relgraph.load_student(file), expected))
 
 
 @pytest.mark.slow

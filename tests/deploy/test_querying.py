@@ -103,8 +103,9 @@ def test_a_table_of_an_aligned_students_own_vectors_answers_it(
     aligned: relgraph.Run, photos: Path, tmp_path: Path
 ) -> None:
     names, table = files(photos), tmp_path / "own.npy"
-    own: dict[str, Any] = {"teacher": f"checkpoint:{aligned.path}", "teacher_args": ("output=embedding",), "split": "train"}
-    relgraph.embed(dataset=f"folder:{photos}", out=table, image_size=8, device="cpu", precision="32-true", **own)
+    own: dict[str, Any] = {"teacher": f"checkpoint:{aligned.path}", "teacher_args": ("output=embedding",)}
+    own |= {"image_size": 8, "split": "train", "device": "cpu", "precision": "32-true"}
+    relgraph.embed(dataset=f"folder:{photos}", out=table, **own)
     found = aligned.query(names, index=table, k=1, device="cpu", workers=0, images_in=photos)
     assert [photos / row.answers[0].name for row in found.rows] == [Path(name) for name in names]
     assert all(row.answers[0].score == pytest.approx(1, abs=1e-5) for row in found.rows)
