@@ -22,7 +22,7 @@ def align(run: Path, undo: bool, **options: Any) -> None:
 
     A rotation, in closed form: no network learns anything. Losses that compare relations leave it open, and a student
     that was trained by them knows the neighbours, but not where they are. It is fitted to the vectors of the training
-    images, and written into the student's file as a last linear map, which predict, query, embed and export then have;
+    images, and written into the student's file as a last layer, which predict, query, embed and export then have;
     vectors have the teacher's width from then on.
 
     The table is of validation images, each a query among the others: in the teacher's index, before and after, in the

@@ -111,6 +111,7 @@ def _say_retrieval(report: dict[str, Any]) -> None:
     rows = [[told, *(row.get(name) for name in columns)] for told, row in found.items()]
     say_all(table(["queries", *(f"{name} %" for name in columns)], rows))
     queries = f"{report['queries']} queries, the {report['split']} images, among {report['images']} images"
+    queries += f", as an index: {report['transform']}"
     shared = f"; overlap: of the {report['k']} nearest, those that are among the teacher's as well"
     say(queries + (shared if f"overlap@{report['k']}" in columns else ""))
     if not report["labels"]:

@@ -386,7 +386,7 @@ def align(
     """Turn the vectors of a run's student into its teacher's space, so that they ask the teacher's index.
 
     A rotation in closed form, fitted to the vectors of the training images and written into the student's file as a
-    last linear map (see `relgraph.deploy.aligning.align_run`). What it gains and loses is returned.
+    last layer (see `relgraph.deploy.aligning.align_run`). What it gains and loses is returned.
 
     Args:
         run: The run, or its directory.

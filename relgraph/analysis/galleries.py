@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.search import Rows, check_finite
 from relgraph.names import is_vectors
-from relgraph.networks.plain import as_queries, in_teacher_space, is_aligned
+from relgraph.networks.plain import in_teacher_space, is_aligned
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
@@ -90,7 +89,8 @@ def _has_own_vectors(run: TrainedRun) -> bool:
 def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | None:
     """Return what the index of the teacher's own vectors does with a vector, and how that is spelled.
 
-    It is that of the store that is asked, else of the student's file, else of the store by which the run was trained.
+    It is that of the store that is asked, else of the student's file, as `query_index` has it. Where no file is asked,
+    it is else that of the store by which the run was trained.
     """
     if not _has_own_vectors(run):
         return None
@@ -98,23 +98,17 @@ def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | N
     found = read_transform(Path(gallery)) if manifest_file(Path(gallery)).is_file() else None
     if found is None and run.plain.index is not None:
         return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
-    if found is None and trained_by is not None and manifest_file(Path(trained_by)).is_file():
+    if gallery in ("teacher", "own") and trained_by is not None and manifest_file(Path(trained_by)).is_file():
         return read_transform(Path(trained_by))
     return found
 
 
 def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:
     """Return queries and galleries as an index compares them: a student in a space of its own has its own mean."""
-    student: Change = partial(as_queries, run.plain, index=transform)
-    by: dict[str, tuple[Change, Change]] = {
-        "student_teacher": (student, transform),
-        "teacher_teacher": (transform, transform),
-    }
-    own = sides.get("student_student")
-    if own is not None:
-        alone: Change = student if in_teacher_space(run.plain) else VectorTransform.fit(own[1])
-        by["student_student"] = alone, alone
-    return {name: (Mapped(queries, by[name][0]), Mapped(held, by[name][1])) for name, (queries, held) in sides.items()}
+    by = dict.fromkeys(sides, transform)
+    if "student_student" in sides and not in_teacher_space(run.plain):
+        by["student_student"] = VectorTransform.fit(sides["student_student"][1])
+    return {name: (Mapped(queries, by[name]), Mapped(held, by[name])) for name, (queries, held) in sides.items()}
 
 
 def evaluate_gallery(
@@ -139,8 +133,8 @@ def evaluate_gallery(
         teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
         `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent. `transform` is
         what the index does with vectors before it compares them: that of the store that is asked, else of the file of
-        an aligned student, else of the store by which the run was trained, else "none". A student in a space of its own
-        has an index about its own mean, where the teacher's is about a mean.
+        an aligned student, else, where no file is asked, of the store by which the run was trained, else "none". A
+        student in a space of its own has an index about its own mean, where the teacher's is about a mean.
 
     Raises:
         RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,

@@ -121,10 +121,11 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
         moments = moments or Moments(pair.student.shape[1], pair.teacher.shape[1])
         moments.add(*(normalize(vectors, dim=-1) for vectors in pair))
     assert moments is not None
-    found = DirectionRotation.like(rotation(moments, scaled=True).state_dict())
+    mean = moments.means[1].float()
+    found = DirectionRotation.like({**rotation(moments, scaled=True).state_dict(), "mean": mean})
     pairs = list(source.blocks(judged, "judge"))
     pair = _Pair(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
-    transform, spelling = known or (VectorTransform(moments.means[1].float()), "centre")
+    transform, spelling = known or (VectorTransform(mean), "centre")
     figures = _figures(pair, judged.true_labels.cpu(), found, transform)
     teacher = run.inputs["teacher"]
     told = {
@@ -176,7 +177,7 @@ def _figures(
     pair: _Pair, labels: Tensor, align: DirectionRotation, transform: VectorTransform
 ) -> dict[str, dict[str, float]]:
     gallery = transform(pair.teacher)
-    after = transform.of_aligned(align(pair.student))
+    after = transform(align(pair.student))
     asked = {"teacher's index, after": after, "own index, before": VectorTransform.fit(pair.student)(pair.student)}
     if pair.student.shape == pair.teacher.shape:
         asked = {"teacher's index, before": transform(pair.student), **asked}

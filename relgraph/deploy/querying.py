@@ -19,7 +19,7 @@ from relgraph.files import replacing
 from relgraph.graph.alignment import VectorTransform
 from relgraph.names import dataset
 from relgraph.networks.checkpoint_source import embedding_network
-from relgraph.networks.plain import PlainStudent, as_queries, in_teacher_space
+from relgraph.networks.plain import PlainStudent, in_teacher_space
 from relgraph.networks.teachers import fingerprint_of_network
 from relgraph.printing import tell
 from relgraph.training.recipe import Recipe
@@ -95,8 +95,7 @@ def query_index(student: PlainStudent, index: Index, asked: Asked, *, k: int, ru
         files += named
         vectors.append(found.float().cpu())
     found = torch.cat(vectors)
-    asked_as = transform(found) if _is_of(student, index) else as_queries(student, found, transform)
-    positions, scores = index.nearest(asked_as, k, transform)
+    positions, scores = index.nearest(transform(found), k, transform)
     places = sorted(set(positions.flatten().tolist()))
     names = dict(zip(places, index.names(places), strict=True))
     rows = [

@@ -47,7 +47,7 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
     the student's projection and classifier in one, and gives its logits. Other files hold the network up to its pooled
     vector, with the names of the network's own module. Of a student that was aligned (`relgraph align`) the layers that
     make vectors of the pooled one, `project`, `projector` and `align` in this order, are in `embedding.safetensors`;
-    `align` reads vectors of length 1.
+    `align` is that of `DirectionRotation`.
 
     `config.json` tells how the model is built, what it gives, its preprocessing and its classes.
 

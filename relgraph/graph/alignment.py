@@ -99,14 +99,28 @@ def rotation(moments: Moments, *, centred: bool = True, scaled: bool = False, dt
 
 
 class DirectionRotation(nn.Linear):
-    """A linear map of directions, `x / |x| W' + b`, `(N, Ds) -> (N, Dt)`: what `relgraph align` adds to a student.
+    """A map of directions to directions, `(N, Ds) -> (N, Dt)`: what `relgraph align` adds to a student.
 
-    Unlike the map of `procrustes`, which reads vectors as they are.
+    `y = x / |x| W' + b` is a linear map of directions, unlike that of `procrustes`, which reads vectors as they are.
+    Its best scale draws y towards the mean m of the teacher's directions. The result is `m + a (y - m)` with the a > 0
+    that gives it length 1, so that a program which brings vectors to length 1 and subtracts m finds what lies about m.
+
+    Attributes:
+        mean: m, `(Dt,)`.
     """
+
+    mean: Tensor
+
+    def __init__(self, student_width: int, teacher_width: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__(student_width, teacher_width, dtype=dtype)
+        self.register_buffer("mean", torch.zeros(teacher_width, dtype=dtype))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the turned vectors."""
-        return super().forward(normalize(vectors, dim=-1))
+        away = normalize(super().forward(normalize(vectors, dim=-1)) - self.mean, dim=-1)
+        along = (away * self.mean).sum(-1, keepdim=True)
+        inside = (1 - self.mean.square().sum()).clamp_min(0)  # a mean of directions is no longer than they
+        return self.mean + ((along.square() + inside).sqrt() - along) * away
 
     @classmethod
     def like(cls, state: Mapping[str, Tensor]) -> Self:
@@ -115,10 +129,10 @@ class DirectionRotation(nn.Linear):
         Raises:
             RelgraphError: if it is none of such a map.
         """
-        weight, bias = state.get("weight"), state.get("bias")
-        if weight is None or weight.ndim != 2 or bias is None or bias.shape != weight.shape[:1]:
+        weight, others = state.get("weight"), [state.get(name) for name in ("bias", "mean")]
+        if weight is None or weight.ndim != 2 or any(x is None or x.shape != weight.shape[:1] for x in others):
             shapes = {name: tuple(values.shape) for name, values in state.items()}
-            raise RelgraphError(f"expected a rotation, weight (Dt, Ds) and bias (Dt,), got {shapes}")
+            raise RelgraphError(f"expected a rotation, weight (Dt, Ds), bias (Dt,) and mean (Dt,), got {shapes}")
         found = cls(weight.shape[1], weight.shape[0], dtype=weight.dtype)
         found.load_state_dict(dict(state))
         return found.requires_grad_(False)
@@ -203,14 +217,7 @@ class VectorTransform(nn.Module):
         """
         if vectors.shape[-1] != self.width:
             raise RelgraphError(f"the index holds vectors of width {self.width}, got {vectors.shape[-1]}")
-        return self.of_aligned(normalize(vectors, dim=-1))
-
-    def of_aligned(self, vectors: Tensor) -> Tensor:
-        """Return vectors that `relgraph align` fitted to such rows as the index compares them, `(N, D) -> (N, d)`.
-
-        Its best scale draws them towards the mean: brought to length 1 again, all would lie on one side of it.
-        """
-        found = vectors - self.mean
+        found = normalize(vectors, dim=-1) - self.mean
         if self.components is not None:
             found = found @ self.components.T
         return normalize(found, dim=-1) if self.normalise else found

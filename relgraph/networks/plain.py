@@ -217,12 +217,6 @@ def in_teacher_space(student: PlainStudent) -> bool:
     return is_aligned(student) or bool(student.info.get("in_teacher_space"))
 
 
-def as_queries(student: PlainStudent, vectors: Tensor, index: VectorTransform) -> Tensor:
-    """Return a student's vectors `(N, D)` as the index of its teacher's compares them."""
-    found: Tensor = index.of_aligned(vectors) if is_aligned(student) else index(vectors)
-    return found
-
-
 def write_aligned(path: Path, align: DirectionRotation, index: VectorTransform, told: Mapping[str, Any]) -> None:
     """Write the rotation into the teacher's space, and what its index does with a vector, into a student's file.
 
@@ -280,8 +274,8 @@ def read_plain(path: Path, find: Callable[[str], StudentSource], refine: FindRef
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
     projector, align, index, own = (part_of(tensors, part) for part in ("projector.", "align.", "index.", "refine."))
-    if index and info.get("index", {}).get("of") != COMPARED:
-        told = f"{path} was aligned by an earlier version, whose indexes did not compare {COMPARED}"
+    if (index and info.get("index", {}).get("of") != COMPARED) or (align and "mean" not in align):
+        told = f"{path} was aligned by an earlier version, whose vectors were no {COMPARED}"
         raise RelgraphError(f"{told}: relgraph align RUN --undo, and align it again")
     backbone = built(info, find)
     pixels = bool(info.get("pixels"))

@@ -312,9 +312,10 @@ def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int =
 
 
 def whole_splits(recipe: Recipe) -> Recipe:
-    """Return the recipe with the original splits in one piece, and without a graph that batches must fit."""
+    """Return the recipe with the original splits in one piece, and of no method whose options or graph must fit."""
     return replace(recipe, val_fraction=0.0, select="test", labels_per_class=0, label_fraction=1.0, label_noise=0.0,
-                   method="seed", graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
+                   method="seed", method_args=(), kernel=None, scale=None, criterion=None, form="auto",
+                   graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
 
 
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:

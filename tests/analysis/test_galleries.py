@@ -113,7 +113,7 @@ def test_a_store_of_all_training_images(run: TrainedRun, store: Path, parts: Par
 
 
 def test_an_index_transforms_gallery_and_queries_alike(
-    run: TrainedRun, store: Path, parts: Parts, tmp_path: Path
+    run: TrainedRun, store: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     centred = shutil.copytree(store, tmp_path / "centred")
     assert fit_index(centred, "pca:20") == "pca:20"
@@ -128,6 +128,10 @@ def test_an_index_transforms_gallery_and_queries_alike(
     assert report["transform"] == "pca:20" and evaluate_gallery(run, str(store))["transform"] == "none"
     for name in SIDES:
         assert report[name] == pytest.approx(expected[name], abs=0.3), name
+    np.save(tmp_path / "table.npy", EmbeddingStore(store).view(0)[:].numpy())
+    monkeypatch.setitem(run.inputs, "stored embeddings", {"name": str(centred)})
+    found = {gallery: evaluate_gallery(run, gallery)["transform"] for gallery in ("own", str(tmp_path / "table.npy"))}
+    assert [*found.values()] == ["pca:20", "none"]  # relgraph query has none for a table
 
 
 def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Path, store: Path) -> None:
@@ -138,7 +142,7 @@ def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Pa
     student, teacher = run.vectors(images)
     assert teacher is not None and student.shape == teacher.shape and run.plain.index is not None
     with torch.no_grad():
-        s, t = run.plain.index.of_aligned(student), run.plain.index(teacher)
+        s, t = run.plain.index(student), run.plain.index(teacher)
     labels, own = images.labels, torch.arange(len(images))
     report = evaluate_gallery(run, "teacher")
     assert report["transform"] == "centre" and evaluate_gallery(run, str(store))["transform"] == "none"

@@ -51,7 +51,7 @@ def test_queries_with_the_fewest_answers_in_common_and_their_ranks(
     monkeypatch.setitem(opened.__dict__, "plain", turned)
     found = answers(opened, images)
     assert found is not None and found.shared
-    check(found, (VectorTransform.fit(t).of_aligned(turn(s)), gallery), gallery)
+    check(found, (VectorTransform.fit(t)(turn(s)), gallery), gallery)
     assert "the same index" in answers_section(found, images)
 
 

@@ -163,7 +163,9 @@ def test_a_gallery_is_a_table_of_who_asks_and_whose_index_answers(
     assert [row[:30].strip() for row in rows] == list(names)
     for words, name in names.items():
         assert cells(told, words) == [f"{value:.2f}" for value in report[name].values()]
-    assert below.startswith("355 queries, the test images, among 355 images; overlap: of the 10 nearest")
+    assert below.startswith(
+        "355 queries, the test images, among 355 images, as an index: none; overlap: of the 10 nearest"
+    )
     own = program("evaluate", run, "--gallery", "own", "--split", "val", "--k", 3).stdout
     assert "overlap@3 %" in own and "student in the teacher's index" not in own
     told = failure("evaluate", run, "--gallery", "teacher", "--k", 5000)

@@ -22,6 +22,7 @@ from relgraph.deploy.onnx_file import Session, write_onnx
 from relgraph.deploy.weights_file import LAYERS, write_weights
 from relgraph.graph.alignment import DirectionRotation, VectorTransform
 from relgraph.networks.checkpoint_source import embedding_network
+from relgraph.networks.files import save_tensors
 from relgraph.networks.plain import PlainStudent, write_aligned
 from tests.checks import assert_refused_like, case
 from tests.deploy.conftest import QUICK
@@ -59,9 +60,13 @@ def test_the_rotation_is_scipys_and_undone_to_the_byte(run: relgraph.Run) -> Non
     centred, target = s - s.mean(0), t - t.mean(0)
     wide = np.hstack([target.numpy(), np.zeros((len(s), s.shape[1] - t.shape[1]))])  # scipy's widths are equal
     turn, scale = scipy.linalg.orthogonal_procrustes(centred.numpy(), wide)
-    turn = torch.from_numpy(turn[:, : t.shape[1]]) * (scale / centred.square().sum())
-    expected = (queries - s.mean(0)) @ turn + t.mean(0)
-    torch.testing.assert_close(vectors(run, "val")[0].double(), expected, rtol=1e-3, atol=1e-3)
+    turn = torch.from_numpy(turn[:, : t.shape[1]])
+    torch.testing.assert_close(
+        run.student().align.weight.double(), turn.T * (scale / centred.square().sum()), rtol=1e-3, atol=1e-3
+    )
+    found, expected = vectors(run, "val")[0].double(), nn.functional.normalize((queries - s.mean(0)) @ turn)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nn.functional.normalize(found - t.mean(0)), expected, rtol=1e-3, atol=1e-3)
     told_of = run.student().info["align"]
     assert told_of["teacher"] == "embedded:digits" and told_of["width"] == t.shape[1]
     assert_refused_like((run.align, "is aligned with the vectors of embedded:digits already: undo that first"))
@@ -188,6 +193,7 @@ def turned() -> PlainStudent:
         "index": {"normalise": True, "of": "directions"},
     }
     turn, index = DirectionRotation(6, 11), VectorTransform(torch.randn(11))
+    torch.nn.init.normal_(turn.mean, std=0.1)
     parts = student.backbone, student.head, student.projector, student.part, info
     return PlainStudent(*parts, turn, index).eval()
 
@@ -202,6 +208,16 @@ def test_a_folder_for_the_hub_and_a_teacher_contain_the_alignment(turned: PlainS
         torch.testing.assert_close(found, turned(images)[0])
     assert hub.index is not None and turned.index is not None and torch.equal(hub.index.mean, turned.index.mean)
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["aligned"] == turned.info["align"]
+
+
+def test_an_alignment_of_before_is_refused(turned: PlainStudent, tmp_path: Path) -> None:
+    file, tensors = tmp_path / "student.safetensors", turned.tensors()
+    for name, told in (("align.mean", turned.info), ("", {**turned.info, "index": {"normalise": True}})):
+        save_tensors(file, {key: x for key, x in tensors.items() if key != name}, told)
+        expected = (
+            "aligned by an earlier version, whose vectors were no directions: relgraph align RUN --undo, and align"
+        )
+        assert_refused_like((lambda: relgraph.load_student(file), expected))
 
 
 @pytest.mark.slow
@@ -227,6 +243,9 @@ def test_weights_have_the_layers_beside_them(turned: PlainStudent, tmp_path: Pat
     for name in ("project", "projector.0", "projector.2", "align"):  # a ReLU is between those of a projector
         read = {"projector.2": x.relu(), "align": nn.functional.normalize(x)}.get(name, x)
         x = nn.functional.linear(read, *(tensors[f"{name}.{part}"] for part in ("weight", "bias")))
+    away = x - (mean := tensors["align.mean"])
+    a, b, c = away.square().sum(1), away @ mean, mean.square().sum() - 1  # |mean + s away| = 1, as docs/align.md has it
+    x = mean + ((b.square() - a * c).sqrt() - b).div(a)[:, None] * away
     torch.testing.assert_close(x, turned(images)[0])
     (tmp_path / "config.json").unlink()
     told = f"{LAYERS} is there already"

@@ -51,7 +51,7 @@ def aligned(run: relgraph.Run, photos: Path) -> relgraph.Run:
     fingerprint = relgraph.load_teacher("embedded:digits").fingerprint()
     torch.manual_seed(5)
     turn, told = DirectionRotation(6, 64), {"teacher": "embedded:digits", "fingerprint": fingerprint}
-    write_aligned(path / "student.safetensors", turn, VectorTransform(torch.zeros(64)), told)
+    write_aligned(path / "student.safetensors", turn, VectorTransform(torch.full((64,), 0.1)), told)
     return relgraph.Run(path)
 
 
@@ -96,7 +96,19 @@ def test_the_teachers_index_answers_an_aligned_student(
     transform = VectorTransform.fit(store.view(0)[:], pca=5)
     queries = vectors(aligned, [row.file for row in found.rows])
     assert len(found.rows) == 6 and capsys.readouterr().err == ""
-    check(found, transform.of_aligned(queries), transform(store.view(0)[:]), names)
+    check(found, transform(queries), transform(store.view(0)[:]), names)
+
+
+def test_a_table_of_an_aligned_students_own_vectors_answers_it(
+    aligned: relgraph.Run, photos: Path, tmp_path: Path
+) -> None:
+    names, table = files(photos), tmp_path / "own.npy"
+    own: dict[str, Any] = {"teacher": f"checkpoint:{aligned.path}", "teacher_args": ("output=embedding",)}
+    own |= {"image_size": 8, "split": "train", "device": "cpu", "precision": "32-true"}
+    relgraph.embed(dataset=f"folder:{photos}", out=table, **own)
+    found = aligned.query(names, index=table, k=1, device="cpu", workers=0, images_in=photos)
+    assert [photos / row.answers[0].name for row in found.rows] == [Path(name) for name in names]
+    assert all(row.answers[0].score == pytest.approx(1, abs=1e-5) for row in found.rows)
 
 
 def test_faiss_finds_the_same(

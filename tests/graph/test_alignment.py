@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from relgraph.graph.alignment import Moments, VectorTransform, procrustes, rotation
+from relgraph.graph.alignment import DirectionRotation, Moments, VectorTransform, procrustes, rotation
 from tests.checks import assert_refused_like, case
 from tests.methods.golden import embeddings
 
@@ -115,7 +115,6 @@ def test_a_transform_centres_then_normalises_and_travels_as_tensors() -> None:
     given, _ = vectors(20, 5, 5)
     x = normalize(given)
     torch.testing.assert_close(VectorTransform.fit(given)(given), normalize(x - x.mean(0)))
-    torch.testing.assert_close(VectorTransform.fit(given).of_aligned(3 * x), normalize(3 * x - x.mean(0)))
     torch.testing.assert_close(VectorTransform.fit(given, centre=False)(given), x)
     torch.testing.assert_close(VectorTransform.fit(x, centre=False, normalise=False)(x), x)
     uncentred = VectorTransform.fit(x, pca=5, centre=False, normalise=False)  # all directions: a rotation about 0
@@ -123,8 +122,26 @@ def test_a_transform_centres_then_normalises_and_travels_as_tensors() -> None:
     for made in (VectorTransform.fit(x, pca=2), VectorTransform.fit(x.float(), normalise=False)):
         again = VectorTransform.like(made.state_dict(), made.plain())
         assert torch.equal(again(x.to(made.mean)), made(x.to(made.mean))) and again.normalise == made.normalise
-    about = VectorTransform.fit(x)
-    assert not about.of_aligned(about.mean).any()  # the mean has no direction: 0, not NaN
+    about = VectorTransform(normalize(given[0], dim=0))
+    assert not about(given[:1]).any()  # the mean has no direction: 0, not NaN
+
+
+def test_turned_directions_are_directions_of_which_a_transform_takes_the_mean() -> None:
+    student, teacher = vectors(20, 5, 5)
+    turn = rotation(moments := Moments(5, 5).add(normalize(student), normalize(teacher + 1)), scaled=True)
+    mean = moments.means[1]
+    found = DirectionRotation.like({**turn.double().state_dict(), "mean": mean})
+    plain, turned = turn(normalize(student)), found(7 * student)
+    torch.testing.assert_close(turned.norm(dim=1), torch.ones_like(turned[:, 0]))
+    for index in (VectorTransform(mean), VectorTransform(mean, torch.eye(5).double()[:3])):
+        about = (plain - mean) if index.components is None else (plain - mean) @ index.components.T
+        torch.testing.assert_close(index(turned), normalize(about))
+        torch.testing.assert_close(index(turned / 3), index(turned))  # other programs bring them to length 1
+    still = DirectionRotation.like({"weight": torch.zeros(2, 3), "bias": mean[:2].float(), "mean": mean[:2].float()})
+    x = torch.randn(4, 3, requires_grad=True)
+    torch.testing.assert_close(still(x), mean[:2].float().expand(4, 2))
+    still(x).sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())
 
 
 def test_a_transform_that_cannot_be_fitted_is_refused() -> None:

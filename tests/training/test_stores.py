@@ -20,7 +20,7 @@ from relgraph.training import stores as embedding
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
-from relgraph.training.stores import Wanted, find_store, store_embeddings
+from relgraph.training.stores import Wanted, find_store, store_embeddings, whole_splits
 from tests.checks import assert_refused_like
 from tests.training.conftest import RecipeMaker, call_before
 
@@ -110,6 +110,18 @@ def test_streamed_images_give_the_same_embeddings_in_a_store_that_they_fit(make:
 
 
 # Which store fits a run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "ega+anchor", "method_args": ("ega.node_weight=0",)},
+        {"method": "sp", "kernel": "cosine", "scale": "raw", "criterion": "huber", "form": "blocked"},
+    ],
+)
+def test_the_whole_splits_of_a_run_are_found_whatever_its_method(options: dict[str, Any]) -> None:
+    found = whole_splits(Recipe(**options))  # a query whose run names options told its answers by position alone
+    assert found.dataset == "digits" and found.val_fraction == 0
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from relgraph.data.images import ImageSet
 from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.kernels import cosine
-from relgraph.networks.plain import as_queries, in_teacher_space
+from relgraph.networks.plain import in_teacher_space
 
 QUERIES = 10  # that are shown
 ANSWERS = 8  # to each
@@ -62,7 +62,7 @@ def answers(run: TrainedRun, images: ImageSet) -> Answers | None:
     known = run.plain.index
     transform = VectorTransform.fit(teacher) if known is None or known.width != teacher.shape[1] else known.cpu()
     gallery = transform(teacher)
-    queries = as_queries(run.plain, own, transform) if shared else VectorTransform.fit(own)(own)
+    queries = (transform if shared else VectorTransform.fit(own))(own)
     of_student, of_teacher = ((queries, gallery if shared else queries), (gallery, gallery))
     each = torch.arange(len(images))
     tables = [nearest_in_gallery(Search(*pair, own=each), ANSWERS)[0] for pair in (of_student, of_teacher)]
