@@ -8,7 +8,7 @@ import pytest
 
 from relgraph.analysis.report.measures import Measured
 from relgraph.analysis.report.page import MINUS
-from relgraph.analysis.report.run_sections import nearness, results
+from relgraph.analysis.report.run_sections import nearness, options, results
 from relgraph.analysis.report.summary import Group, groups, settings, summaries
 from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -73,6 +73,20 @@ def test_groups_differ_in_the_seed_alone(runs: Runs, tmp_path: Path) -> None:
     assert deviation == pytest.approx(np.std(list(figures.values()), ddof=1))
     assert other.figures["top1 best"] == (70.0, None, 1)
     assert unfinished.runs[0].epochs == "1, not finished" and unfinished.figures == {}
+
+
+def test_a_default_k_is_told_and_is_one_recipe_with_the_same_k_given(runs: Runs, tmp_path: Path) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "default": {"k": None}, "eight": {"k": 8, "seed": 1}, "four": {"k": 4}, "moved": {"k": 8, "refine": "conv"},
+    }  # fmt: skip
+    paths = [changed(runs("all"), tmp_path / name, 1.0, method="ega", graph="knn", batch_size=64, **one)
+             for name, one in given.items()]  # fmt: skip
+    described = summaries(paths)[0]
+    assert [len(group.runs) for group in groups(described)[0]] == [2, 1, 1]
+    assert [run.option("k") for run in described] == ["8", "8", "4", "8"]
+    page = str(options(described))
+    bold = [name for name in ("k", "seed", "refine", "student") if f"<strong><code>{name}</code></strong>" in page]
+    assert bold == ["k", "seed", "refine"], "what some runs lack differs as well"
 
 
 def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None:

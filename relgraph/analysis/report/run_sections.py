@@ -161,7 +161,7 @@ def options(runs: Sequence[Summary]) -> Markup:
     rows = []
     for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
         values = [run.option(name) for run in runs]
-        differs = len({value for value in values if value is not None}) > 1
+        differs = len({*values}) > 1
         label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
         rows.append([label, *(value or NOTHING for value in values)])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"
