@@ -75,9 +75,7 @@ def in_original(data: DataSet, images: ImageSet) -> bool:
     return images.split == "val" and not set(data.train.index.tolist()) & set(data.val.index.tolist())
 
 
-def names_of(
-    path: Path, names: Sequence[str], recipe: Recipe, images: ImageSet
-) -> tuple[list[str], list[str | Path]]:
+def names_of(path: Path, names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[list[str], list[str | Path]]:
     """Return how each image is called, and the folders within which the names of a file are paths.
 
     Images are called by their files, of images in memory listed once more, or where all names are numbers by those.
