@@ -109,6 +109,11 @@ def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None
     assert "355 images of digits (test split)" in page and "the frozen teacher's own vectors" in page
     assert f"{MINUS}0.250 ± 0.000" in page
     assert "c-seed0 31.0 % (n = 1); with a single seed the difference may be chance" in told(grouped[1:])
+    assert "on different data" not in page
+    grouped[1].runs[:] = [
+        run._replace(inputs={"data": {"test": {"images": 3, "sha256": "x"}}}) for run in grouped[1].runs
+    ]
+    assert "runs on different data, or on different test images, cannot be compared" in told(grouped)
     grouped[0].runs[:] = [run._replace(result={}) for run in grouped[0].runs]
     assert "a is nearest" not in (page := told(grouped)) and "measured by their best student so far" in page
 
