@@ -241,8 +241,9 @@ def _options(recipe: AnyRecipe) -> dict[str, Any]:
 
 def _told(recipe: AnyRecipe) -> AnyRecipe:
     """Return a recipe that tells the k of its graph where that is the default."""
-    searches = isinstance(recipe, Recipe) and recipe.searches
-    return replace(recipe, k=recipe.neighbours_of_each) if searches else recipe
+    if isinstance(recipe, Recipe) and recipe.searches:
+        return replace(recipe, k=recipe.neighbours_of_each)
+    return recipe
 
 
 def _formatted(value: Any) -> str:
