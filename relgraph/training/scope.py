@@ -122,10 +122,12 @@ def _by_name(edges: EdgeList, path: Path, recipe: Recipe, data: DataSet) -> tupl
     """Return the same for names: images are numbered as they are known."""
     names = [str(name) for name in dict.fromkeys(chain(edges.sources, edges.targets))]
     number, index = dict[str, int](), list[int]()
-    places: list[str | Path] = []
+    places: list[str | Path] = []  # those of the training images first
+    numbered = all(name.isdecimal() for name in names)  # in the original training split
     for images in (data.train, data.val, data.test):
-        if in_original(data, images) and len(images):
-            files, places = names_of(names, recipe, images)
+        if len(images) and (not numbered or in_original(data, images)):
+            files, folders = names_of(path, names, recipe, images)
+            places += folders
             number |= {image_key(file): len(index) + at for at, file in enumerate(files)}
             index += range(len(files)) if images is data.train else [-1] * len(files)
     found = dict[str, int]()

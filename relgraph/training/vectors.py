@@ -44,7 +44,7 @@ def open_vectors(
     images = data.train if images is None else images
     file = vector_file(recipe) if file is None else file
     if file.names is not None:
-        named, places = names_of(file.names, recipe, images)
+        named, places = names_of(file.path, file.names, recipe, images)
         row = rows_by_name(file, named, places)
         missing = (row < 0).nonzero().flatten()
         if len(missing):
@@ -75,16 +75,24 @@ def in_original(data: DataSet, images: ImageSet) -> bool:
     return images.split == "val" and not set(data.train.index.tolist()) & set(data.val.index.tolist())
 
 
-def names_of(names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[list[str], list[str | Path]]:
-    """Return how each image is called, and the folders within which names are paths.
+def names_of(path: Path, names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[list[str], list[str | Path]]:
+    """Return how each image is called, and the folders within which the names of a file are paths.
 
     Images are called by their files, of images in memory listed once more, or where all names are numbers by those.
+
+    Raises:
+        RelgraphError: if there are names, and images have no files.
     """
-    if all(name.isdecimal() for name in names):  # no image file has such a name
+    named = next((name for name in names if not name.isdecimal()), None)
+    if named is None:  # no image file has such a name
         return [str(number) for number in images.index.tolist()], [""]
     files = images.images
     if not isinstance(files, ImageFiles):
-        whole: ImageSet = getattr(read_data(recipe, "stream"), images.split)
+        try:
+            whole: ImageSet = getattr(read_data(recipe, "stream"), images.split)
+        except RelgraphError as error:
+            told = f"expected positions in the training split, since images of {recipe.dataset} have no names"
+            raise RelgraphError(f"{path}: {told}, found {named!r}") from error
         files = whole.select(torch.searchsorted(whole.index, images.index.cpu())).images
     assert isinstance(files, ImageFiles)  # others refuse to be streamed
     pool = [] if files.pool is None else [files.pool]
@@ -102,7 +110,7 @@ def rows_of(file: VectorFile, recipe: Recipe, data: DataSet, part: ImageSet) -> 
         return part.index.cpu() if cut and len(file.rows) == original_size(data) else none
     if all(name.isdecimal() for name in file.names) and not cut:
         return none  # they number the original training split
-    return rows_by_name(file, *names_of(file.names, recipe, part))
+    return rows_by_name(file, *names_of(file.path, file.names, recipe, part))
 
 
 def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Path]) -> Tensor:

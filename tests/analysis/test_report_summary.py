@@ -8,7 +8,7 @@ import pytest
 
 from relgraph.analysis.report.measures import Measured
 from relgraph.analysis.report.page import MINUS
-from relgraph.analysis.report.run_sections import nearness, results
+from relgraph.analysis.report.run_sections import nearness, options, results
 from relgraph.analysis.report.summary import Group, groups, settings, summaries
 from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -75,6 +75,20 @@ def test_groups_differ_in_the_seed_alone(runs: Runs, tmp_path: Path) -> None:
     assert unfinished.runs[0].epochs == "1, not finished" and unfinished.figures == {}
 
 
+def test_a_default_k_is_told_and_is_one_recipe_with_the_same_k_given(runs: Runs, tmp_path: Path) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "default": {"k": None}, "eight": {"k": 8, "seed": 1}, "four": {"k": 4}, "moved": {"k": 8, "refine": "conv"},
+    }  # fmt: skip
+    paths = [changed(runs("all"), tmp_path / name, 1.0, method="ega", graph="knn", batch_size=64, **one)
+             for name, one in given.items()]  # fmt: skip
+    described = summaries(paths)[0]
+    assert [len(group.runs) for group in groups(described)[0]] == [2, 1, 1]
+    assert [run.option("k") for run in described] == ["8", "8", "4", "8"]
+    page = str(options(described))
+    bold = [name for name in ("k", "seed", "refine", "student") if f"<strong><code>{name}</code></strong>" in page]
+    assert bold == ["k", "seed", "refine"], "what some runs lack differs as well"
+
+
 def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None:
     overlaps = {("a", 0): 0.5, ("a", 1): 0.54, ("b", 0): 0.3, ("b", 1): 0.32, ("c", 0): 0.31}
     paths = [changed(runs("all"), tmp_path / f"{name}-seed{seed}", 1.0, seed=seed, lr=ord(name) / 100)
@@ -95,6 +109,11 @@ def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None
     assert "355 images of digits (test split)" in page and "the frozen teacher's own vectors" in page
     assert f"{MINUS}0.250 ± 0.000" in page
     assert "c-seed0 31.0 % (n = 1); with a single seed the difference may be chance" in told(grouped[1:])
+    assert "on different data" not in page
+    grouped[1].runs[:] = [
+        run._replace(inputs={"data": {"test": {"images": 3, "sha256": "x"}}}) for run in grouped[1].runs
+    ]
+    assert "runs on different data, or on different test images, cannot be compared" in told(grouped)
     grouped[0].runs[:] = [run._replace(result={}) for run in grouped[0].runs]
     assert "a is nearest" not in (page := told(grouped)) and "measured by their best student so far" in page
 

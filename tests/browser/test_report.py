@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SIZES = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
 EXAMINED = (("phone", "light"), ("laptop", "dark"))  # by axe-core, which takes seconds
 PAPER = (700, 990)  # pixels of A4 without its margins
+IN_SIGHT = """const box = document.querySelector('nav a[href="#graph"]').getBoundingClientRect();
+    return box.left >= 0 && box.top >= 0 && box.right <= innerWidth && box.bottom <= innerHeight"""
 REDUCED = {"name": "prefers-reduced-motion", "value": "reduce"}
 HOSTILE = ("<script>alert(1)<%script>".replace("%", "\N{DIVISION SLASH}"), "<img src=x onerror=alert(2)>", "cat")
 
@@ -116,6 +118,10 @@ def test_sizes_and_schemes(report: View) -> None:
             with case(name, scheme):
                 look(report, f"{name}-{scheme}", size, scheme)
                 assert report.run("return document.documentElement.scrollWidth <= innerWidth")
+                for place in ("#content", "#graph"):
+                    report.run("document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant'})", place)
+                    report.settle()
+                    assert report.run(IN_SIGHT), "the contents stay, and lead to the graph at once"
                 report.run("document.querySelector('#graph').scrollIntoView({behavior: 'instant'})")
                 bottom = report.run("return document.querySelector('.rg-stage').getBoundingClientRect().bottom")
                 assert bottom <= size[1], "the whole graph is seen where its section begins"

@@ -123,12 +123,12 @@ def test_edges_of_ones_own_are_found_by_position_or_name(recipe: partial[Recipe]
     write_edges(tmp_path / "own.pt", torch.tensor(every).T, torch.arange(8.0))
     with (tmp_path / "own.csv").open("w", newline="") as stream:
         named = [[str(files[end].relative_to(data / "train")) for end in pair] for pair in every]
-        csv.writer(stream).writerows([("source", "target"), *named])
-    for name in ("own.pt", "own.csv"):
+        csv.writer(stream).writerows([("source", "target"), *named, ("test/cat/0.png", named[0][0])])
+    for name, left_out in (("own.pt", 1), ("own.csv", 2)):
         for images in ("memory", "stream"):
             with case(name, images):
                 job = build(recipe(edges=str(tmp_path / name), images=images))
-                assert edges(job) == set(pairs) and "1 edges of held-out images left out" in job.note
+                assert edges(job) == set(pairs) and f"{left_out} edges of held-out images left out" in job.note
     weighted = graph(build(recipe(edges=str(tmp_path / "own.pt"))))
     assert weighted.weights is not None and weighted.degree is None
     found = dict(zip(map(tuple, weighted.edge_index.T.tolist()), weighted.weights.tolist(), strict=True))
@@ -155,7 +155,9 @@ def test_wrong_edges_are_refused(recipe: partial[Recipe], tmp_path: Path) -> Non
         assert_refused_like((partial(build, recipe(edges=str(tmp_path / "own.pt"))), told))
     (tmp_path / "own.csv").write_text("source,target\ncat/0.png,none.png\n")
     named = recipe(edges=str(tmp_path / "own.csv"))
-    assert_refused_like((partial(build, named), "names of training images, '.*' is none"))
+    assert_refused_like((partial(build, named), "names of training images, 'none.png' is none"))
+    digits = recipe(edges=str(tmp_path / "own.csv"), dataset="digits", teacher="embedded:digits")
+    assert_refused_like((partial(build, digits), "own.csv: .* images of digits have no names, found 'cat/0.png'$"))
 
 
 def test_what_has_no_anchors_is_refused(recipe: partial[Recipe]) -> None:

@@ -56,13 +56,14 @@ def write_report(
         details = {} if shown is None else dict(stages.each(_in_detail(shown, first), "sections"))
         if dense:
             details |= _pixels(dense, split, first)
-    sections = {"results": ("Results", section.results(grouped, [*notes, *repeated, *failed]))}
+    sections = dict[str, tuple[str, Markup]]()
     if (nearness := section.nearness(grouped)) is not None:
         sections["nearness"] = ("Which run is nearer its teacher?", nearness)
+    sections["results"] = ("Results", section.results(grouped, [*notes, *repeated, *failed]))
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    first_read = ("results", "nearness", "pixels", "graph")
+    first_read = ("nearness", "results", "pixels", "graph")
     sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"

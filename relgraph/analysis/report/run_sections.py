@@ -73,11 +73,11 @@ def results(grouped: Sequence[Group], notes: Sequence[str] = ()) -> Markup:
         told = (_figure(group.figures.get(name + when), _of_hundred) for name, when in columns)
         rows.append([*_heads(group), ", ".join(done), ", ".join(shown), *told])
     every = [run for group in grouped for run in group.runs]
-    of_results = list(dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result))
-    if len({run.data for run in every}) > 1:
-        of_results.append("figures of runs on different data, or on different test images, cannot be compared")
-    return fill("results.html", told=[], caption=f"Test split{_over_seeds(grouped)}",
-                header=[*HEADS, *EPOCHS, *header], rows=rows, notes=[*of_results, *notes])  # fmt: skip
+    of_results = dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result)
+    caption, every_note = f"Test split{_over_seeds(grouped)}", [*of_results, *_apart(grouped), *notes]
+    return fill(
+        "results.html", told=[], caption=caption, header=[*HEADS, *EPOCHS, *header], rows=rows, notes=every_note
+    )
 
 
 def nearness(grouped: Sequence[Group]) -> Markup | None:
@@ -92,11 +92,18 @@ def nearness(grouped: Sequence[Group]) -> Markup | None:
     by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
     sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")
     told = f"The teacher's graphs: {' or '.join(sources) or 'none'}; {', '.join(dict.fromkeys(_images(measured)))}"
-    notes = [OVERLAP, *([UNFINISHED] if any(not run.finished for group in measured for run in group.runs) else [])]
+    unfinished = any(not run.finished for group in measured for run in group.runs)
+    notes = [OVERLAP, *([UNFINISHED] if unfinished else []), *_apart(measured)]
     header = [*HEADS, *(_two_lines(*MEASURES[name][:2]) for name in columns)]
     answers = list(filter(None, map(_nearest, by_data)))
     return fill("results.html", told=answers, caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows,
                 notes=notes)  # fmt: skip
+
+
+def _apart(grouped: Sequence[Group]) -> list[str]:
+    """Return what is to be said where not all runs are on the same data."""
+    told = "figures of runs on different data, or on different test images, cannot be compared"
+    return [told] if len({group.runs[0].data for group in grouped}) > 1 else []
 
 
 def _images(measured: Sequence[Group]) -> Iterator[str]:
@@ -161,7 +168,7 @@ def options(runs: Sequence[Summary]) -> Markup:
     rows = []
     for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
         values = [run.option(name) for run in runs]
-        differs = len({value for value in values if value is not None}) > 1
+        differs = len({*values}) > 1
         label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
         rows.append([label, *(value or NOTHING for value in values)])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"

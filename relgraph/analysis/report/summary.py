@@ -236,7 +236,14 @@ def settings(recipe: AnyRecipe) -> dict[str, str]:
 def _options(recipe: AnyRecipe) -> dict[str, Any]:
     """Return all options of a recipe, but no teacher where none is used."""
     unused = ("teacher",) if isinstance(recipe, Recipe) and not recipe.uses_teacher else ()
-    return {name: value for name, value in recipe.plain().items() if name not in unused}
+    return {name: value for name, value in _told(recipe).plain().items() if name not in unused}
+
+
+def _told(recipe: AnyRecipe) -> AnyRecipe:
+    """Return a recipe that tells the k of its graph where that is the default."""
+    if isinstance(recipe, Recipe) and recipe.searches:
+        return replace(recipe, k=recipe.neighbours_of_each)
+    return recipe
 
 
 def _formatted(value: Any) -> str:
@@ -253,7 +260,7 @@ def groups(runs: Sequence[Summary]) -> tuple[list[Group], list[str]]:
     found: dict[Any, dict[int, Summary]] = {}
     repeated = []
     for run in runs:
-        key = run.data, replace(run.recipe, seed=0), None if run.finished else run.path
+        key = run.data, replace(_told(run.recipe), seed=0), None if run.finished else run.path
         first = found.setdefault(key, {}).setdefault(run.recipe.seed, run)
         if first is not run:
             repeated.append(f"not counted is {run.name}, which has the recipe and the seed of {first.name}")

@@ -121,7 +121,9 @@
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
         for (const link of links.values()) link.removeAttribute("aria-current");
-        links.get(entry.target.id)?.setAttribute("aria-current", "true");
+        const link = links.get(entry.target.id);
+        link?.setAttribute("aria-current", "true");
+        link?.closest("ol").scrollTo({ left: link.offsetLeft - 48 }); // on a narrow page it is one line
       }
     }, { rootMargin: "-20% 0px -70% 0px" });
     for (const section of document.querySelectorAll("main > section")) seen.observe(section);
