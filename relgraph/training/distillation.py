@@ -49,7 +49,7 @@ from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixels, PixelsAlone, Retrieval, Task
 from relgraph.training.trainer import run_job
 from relgraph.training.trials import decided, trial_step
-from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
+from relgraph.training.validation_graph import FEWEST, OVERLAP, SELECTED, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 
 
@@ -64,7 +64,7 @@ class Distillation(Job):
     def __post_init__(self) -> None:
         """Refuse to wait for a score that there is none of."""
         super().__post_init__()
-        if self.recipe.patience is not None and not self.task.scores(self.selecting):
+        if self.recipe.patience is not None and not (self._by_sample or self.task.scores(self.selecting)):
             told = f"patience needs a score, from images with labels in training and {self.recipe.select} split"
             raise RelgraphError(f"{told}, got {self.recipe.dataset} without them: leave it out, or see val_fraction")
 
@@ -76,7 +76,11 @@ class Distillation(Job):
     @property
     def score(self) -> str:
         """The metric by which the best epoch is picked."""
-        return self.task.score
+        return OVERLAP if self._by_sample else self.task.score
+
+    @property
+    def _by_sample(self) -> bool:
+        return self.sample is not None and self.sample.selects
 
     def stage(self, epoch: int) -> Stage:
         """Return the stage of the student's training in an epoch."""
@@ -181,7 +185,7 @@ class Distillation(Job):
         recipe, data = self.recipe, self.data
         test = {"last": self.task.evaluate(self.judged, data.test, probe=True)}
         method, score = self.objective.method, f"{recipe.select}_{self.score}"
-        selected: dict[str, Any] = {"note": self.task.selected[recipe.select]}
+        selected: dict[str, Any] = {"note": (SELECTED if self._by_sample else self.task.selected)[recipe.select]}
         if recipe.select != "last":
             self.load(load_checkpoint(run.best))
             test["best"] = self.task.evaluate(self.judged, data.test, probe=True)
@@ -267,12 +271,17 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
 
 
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
-    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads."""
+    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads.
+
+    It picks the best epoch of a student that stands in the teacher's own space and learns no class, which is to find
+    there what the teacher finds; of unseen classes their task does.
+    """
     images = task.data.val if recipe.measured == "val" else task.data.test
-    few = recipe.diagnose_every == 0 or len(images) < FEWEST
+    selects = recipe.target_space == "teacher" and not recipe.learns_labels and not task.data.unseen
+    few = (recipe.diagnose_every == 0 and not selects) or len(images) < FEWEST
     if few or not task.of_images or teacher is None or names.is_vectors(recipe.teacher):
         return None
-    return ValidationGraph(task, images, teacher)
+    return ValidationGraph(task, images, teacher, selects=selects)
 
 
 def _steps(recipe: Recipe, task: Task, frozen: Mapping[str, Mapping[str, Any]]) -> int:

@@ -18,12 +18,21 @@ from relgraph.networks.teachers import Teacher
 from relgraph.training.evaluation import embed
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
-from relgraph.training.tasks import Task
+from relgraph.training.tasks import LAST, Task
 
 SAMPLE = 1_000  # images: their search takes milliseconds, and both networks read no more than that
 NEIGHBOURS = 8  # as those of a batch
+OVERLAP = f"overlap@{NEIGHBOURS}"
 FEWEST = 2 * NEIGHBOURS + 1  # of fewer images most are neighbours of each other, whatever a network does
 BATCH = 256
+SHARE = f"the share of the teacher's {NEIGHBOURS} nearest neighbours that are the student's too"
+SELECTED = {
+    "val": f"best epoch picked by {SHARE}, on at most {SAMPLE:,} images of a validation split held out from the "
+    "training set; the test split was only read at the end",
+    "test": f"best epoch picked by {SHARE}, on at most {SAMPLE:,} images of the test split itself: the figure of the "
+    "best epoch is optimistic",
+    "last": LAST,
+}
 
 
 class ValidationGraph:
@@ -34,9 +43,11 @@ class ValidationGraph:
     Attributes:
         images: The sample.
         teacher: The frozen teacher's own vectors of it, `(N, D)`.
+        selects: Whether `overlap@8` picks the best epoch.
     """
 
-    def __init__(self, task: Task, images: ImageSet, teacher: Teacher) -> None:
+    def __init__(self, task: Task, images: ImageSet, teacher: Teacher, *, selects: bool = False) -> None:
+        self.selects = selects
         kept = min(len(images), SAMPLE)
         self.task, self.images = task, images.select(torch.arange(kept) * len(images) // kept)
         self.teacher = embed(teacher, self.images, input_of(teacher), BATCH, task.device, "teacher", task.workers)
@@ -56,7 +67,7 @@ class ValidationGraph:
         `homophily_teacher`: share of neighbours of one class, of those whose both ends have a label.
         """
         found = nearest_in_blocks(self.vectors(student), NEIGHBOURS)[0]
-        measured = {f"overlap@{NEIGHBOURS}": 100 * float(neighbour_overlap(found, self.neighbours).mean())}
+        measured = {OVERLAP: 100 * float(neighbour_overlap(found, self.neighbours).mean())}
         labels = self.images.true_labels.cpu()
         if bool((labels >= 0).any()):
             for side, neighbours in (("student", found), ("teacher", self.neighbours)):

@@ -98,6 +98,18 @@ def test_ega_needs_no_labels(make: RecipeMaker, tmp_path: Path) -> None:
     assert torch.equal(run_pair(opened, split="train", first=12, k=3)["teacher"].x, teacher)
 
 
+def test_the_best_epoch_is_that_which_finds_most_of_what_the_teacher_finds(make: RecipeMaker, tmp_path: Path) -> None:
+    """It reads no label; where labels teach the student its classifier is judged, as anywhere."""
+    own = make(method="csd", gamma=0.0, epochs=4, lr=0.5, patience=2, diagnose_every=0, **SPACE)
+    assert build(replace(own, gamma=1.0, patience=None)).score == "top1"
+    assert build(replace(own, target_space="projection", dim=8, method="sp", patience=None)).score == "knn"
+    result = train(own, tmp_path / "run")
+    values = [row["val_overlap@8"] for row in RunDirectory(tmp_path / "run").read_metrics()]
+    assert len({*values}) > 1 and result["best_epoch"] == 1 + values.index(max(values))
+    assert result["val_overlap@8_of_best"] == max(values) and "val_knn_of_best" not in result
+    assert result["note"].startswith("best epoch picked by the share of the teacher's 8 nearest neighbours")
+
+
 def test_a_run_in_the_teachers_space_is_found_again_in_its_file(make: RecipeMaker, tmp_path: Path) -> None:
     train(make(epochs=1, method="rkd", method_args=("angle_weight=0",), **SPACE), tmp_path / "run")
     _, info = read_network(tmp_path / "run" / "student.safetensors")
