@@ -1,5 +1,6 @@
 """A finished run's student against an index: of the teacher's vectors, of its own, or one that is stored."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from relgraph.names import is_vectors
 from relgraph.networks.plain import in_teacher_space, is_aligned
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
+from relgraph.printing import tell
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
 from relgraph.training.vectors import in_original, rows_of
 
@@ -94,13 +96,23 @@ def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | N
     """
     if not _has_own_vectors(run):
         return None
-    trained_by = run.inputs.get("stored embeddings", {}).get("name")
     found = read_transform(Path(gallery)) if manifest_file(Path(gallery)).is_file() else None
     if found is None and run.plain.index is not None:
         return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
-    if gallery in ("teacher", "own") and trained_by is not None and manifest_file(Path(trained_by)).is_file():
-        return read_transform(Path(trained_by))
-    return found
+    return _of_training(run) if gallery in ("teacher", "own") else found
+
+
+def _of_training(run: TrainedRun) -> tuple[VectorTransform, str] | None:
+    """Return the transform of the store by which a run was trained; a line tells where that store is gone."""
+    known = run.inputs.get("stored embeddings")
+    if known is None:
+        return None
+    path = Path(known["name"])
+    if manifest_file(path).is_file() and Contents.read(path).sha256 == known["fingerprint"]:
+        return read_transform(path)
+    told = f"{path}, the stored embeddings by which {run.run.path} was trained, are not there"
+    tell(f"{told}: vectors are compared without the transform that they may have had", stream=sys.stderr)
+    return None
 
 
 def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relgraph.data.decoding import ImageSize
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import digest, first_line, write_atomically
@@ -35,7 +36,7 @@ class Contents:
         teacher: name of the teacher, as it was given.
         arguments: its constructor arguments, sorted.
         fingerprint: SHA-256 of its weights.
-        input_size: side of its input in pixels, None for that of the images.
+        input_size: side of its input in pixels, or height and width; None for those of the images.
         mean: what was subtracted from each channel of its input.
         std: what each channel was then divided by.
         width: length of an embedding.
@@ -56,7 +57,7 @@ class Contents:
     teacher: str
     arguments: tuple[str, ...]
     fingerprint: str
-    input_size: int | None
+    input_size: ImageSize | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     width: int

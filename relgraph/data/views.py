@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from relgraph.data.decoding import ImageSize, pair
 from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
 
@@ -140,7 +141,7 @@ class FixedViews:
 
 
 class Normalise:
-    """Map from images `(B, C, H, W)` to the input of a network: float32 `(B, channels, size, size)`, normalised.
+    """Map from images `(B, C, H, W)` to the input of a network: float32, normalised, of its channels and size.
 
     Images are uint8, which is divided by 255, or float in 0..1, as augmentations return them. The result is
     `(pixel - mean) / std` per channel. Images of another size are resized (bicubic, antialiased, clamped to `[0, 1]`);
@@ -150,7 +151,7 @@ class Normalise:
         mean: What is subtracted, one number for each channel of the network's input.
         std: What the rest is divided by, likewise.
         channels: Of the input, 1 or 3; by default as many as there are numbers.
-        size: Side of the input in pixels.
+        size: Side of the input in pixels, or its height and width.
         device: Where the images usually lie; for others the numbers are copied with each batch.
 
     Raises:
@@ -166,7 +167,7 @@ class Normalise:
         mean: Sequence[float],
         std: Sequence[float],
         channels: int | None = None,
-        size: int | None = None,
+        size: ImageSize | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         channels = len(mean) if channels is None else channels
@@ -176,15 +177,15 @@ class Normalise:
         self._mean, self._std, self._luminance = (
             torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std, LUMINANCE)
         )
-        self._channels, self._size = channels, size
+        self._channels, self._size = channels, None if size is None else pair(size)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the network's input of uint8 or float (0..1) `images`, on their device."""
         pixels, size = unit(images), self._size
         # non_blocking: a plain copy to a GPU would wait for all the work queued there.
         mean, std = (each.to(pixels.device, non_blocking=True) for each in (self._mean, self._std))
-        if size is not None and pixels.shape[-2:] != (size, size):
-            pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        if size is not None and pixels.shape[-2:] != size:
+            pixels = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         if (pixels.shape[1], self._channels) == (3, 1):
             pixels = (pixels * self._luminance.to(pixels.device, non_blocking=True)).sum(1, keepdim=True)
         elif pixels.shape[1] != self._channels and (pixels.shape[1], self._channels) != (1, 3):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional
 
+from relgraph.data.decoding import pair
 from relgraph.data.views import LUMINANCE
 from relgraph.deploy.comparing import compared
 from relgraph.errors import RelgraphError
@@ -24,9 +25,9 @@ EXTRA = "relgraph.json"  # the description among a program's `extra_files`
 class Prepared(nn.Module):
     """A student behind its preprocessing: uint8 images `(N, 3, H, W)` of any size to vectors and logits.
 
-    As `Preprocessing` prepares an image by PIL: the shorter side is resized to `size` (bicubic, antialiased, rounded to
-    whole levels), the centre cropped, the rest normalised. PIL rounds after each of two passes and this once, so that
-    a pixel of a resized image can differ by one level; at the final size all are the same.
+    As `Preprocessing` prepares an image by PIL: it is resized until it just covers height and width (bicubic,
+    antialiased, rounded to whole levels), the centre cropped, the rest normalised. PIL rounds after each of two passes
+    and this once, so that a pixel of a resized image can differ by one level; at the final size all are the same.
     """
 
     mean: Tensor
@@ -35,7 +36,8 @@ class Prepared(nn.Module):
 
     def __init__(self, student: PlainStudent) -> None:
         super().__init__()
-        self.student, self.size, self.channels = student, student.preprocess.size, student.preprocess.channels
+        self.student, self.channels = student, student.preprocess.channels
+        self.size = pair(student.preprocess.image_size)
         numbers = {"mean": student.preprocess.mean, "std": student.preprocess.std, "luminance": LUMINANCE}
         for name, values in numbers.items():
             self.register_buffer(name, torch.tensor(values)[:, None, None])
@@ -49,12 +51,16 @@ class Prepared(nn.Module):
         return found
 
     def fitted(self, images: Tensor) -> Tensor:
-        """Return the images resized by their shorter side, and the centre of them."""
-        shorter = torch.sym_min(*images.shape[-2:])
-        height, width = (_resized(length, self.size, shorter) for length in images.shape[-2:])
-        x = functional.interpolate(images, size=(height, width), mode="bicubic", antialias=True)
+        """Return the images resized until they just cover the student's size, and their centre if that is cropped."""
+        (height, width), least = images.shape[-2:], self.size
+        whole: Any = (torch.sym_max(least[0], _resized(height, least[1], width)),
+                 torch.sym_max(least[1], _resized(width, least[0], height)))  # fmt: skip
+        x = functional.interpolate(images, size=whole, mode="bicubic", antialias=True)
+        if self.student.preprocess.whole:
+            return x
         # Not by a slice, whose strides would bind the program to images of the example's size.
-        rows, columns = ((length - self.size) // 2 + torch.arange(self.size) for length in (height, width))
+        sides = zip(whole, self.size, strict=True)
+        rows, columns = ((length - side) // 2 + torch.arange(side) for length, side in sides)
         return x.index_select(2, rows).index_select(3, columns)
 
 
@@ -69,14 +75,6 @@ class PreparedWhole(Prepared):
         vectors, logits = super().forward(images)
         size = images.shape[-2:]
         return vectors, None if logits is None else functional.interpolate(logits, size=size, mode="bilinear")
-
-    def fitted(self, images: Tensor) -> Tensor:
-        """Return the images resized until they just cover the size of the training images."""
-        height, width = images.shape[-2:]
-        least = self.student.preprocess.height or self.size, self.size
-        whole: Any = (torch.sym_max(least[0], _resized(height, least[1], width)),
-                 torch.sym_max(least[1], _resized(width, least[0], height)))  # fmt: skip
-        return functional.interpolate(images, size=whole, mode="bicubic", antialias=True)
 
 
 def _resized(length: Any, size: int, shorter: Any) -> Any:
@@ -115,7 +113,7 @@ def read_sides(student: PlainStudent) -> tuple[int, int] | None:
     One for classes of pixels reads any, but most vision transformers do not.
     """
     prepare = student.preprocess
-    height, width = prepare.height or prepare.size, prepare.size
+    height, width = pair(prepare.image_size)
     if student.of_pixels:
         with suppress(Exception), torch.no_grad():  # of a library or a user, of whatever kind
             student(torch.zeros(1, prepare.channels, height + 18, width + 39))
@@ -137,7 +135,8 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
         RelgraphError: if it cannot be exported, as its own code may not be.
     """
     module: nn.Module = student
-    size, channels, least = student.preprocess.size, student.preprocess.channels, dict[str, int | None]()
+    (height, width), channels = pair(student.preprocess.image_size), student.preprocess.channels
+    least = dict[str, int]()
     own = read_sides(student)
     if with_preprocessing and student.of_pixels and own is not None:
         told = f"reads images of {own[0]} x {own[1]} alone: expected no preprocessing inside, which crops nothing"
@@ -145,12 +144,11 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
     if with_preprocessing:
         module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
     elif own is None:  # smaller ones can have maps of one position, which torch takes for another program
-        least = {"height": student.preprocess.height, "width": size}
+        least = {"height": height, "width": width}
     sizes: dict[int, Any] = {0: Dim("batch")}
     if with_preprocessing or own is None:  # an example of two sides, which neither is fixed by
         sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}
-    longest = max(size, student.preprocess.height or 0)
-    sides = (longest + 18, longest + 39) if with_preprocessing or own is None else own
+    sides = (max(height, width) + 18, max(height, width) + 39) if with_preprocessing or own is None else own
     example = torch.zeros(2, channels, *sides, dtype=torch.uint8 if with_preprocessing else torch.float32)
     told = f"{student.info['backbone']} cannot be exported by torch.export"
     try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from torch import Tensor
 
+from relgraph.data.decoding import pair
 from relgraph.deploy.comparing import compared
 from relgraph.deploy.exported_program import description
 from relgraph.files import new_folder
@@ -119,6 +120,7 @@ def model_card(student: PlainStudent, made: Made) -> str:
     images, test = made.result["images"], made.result["test"]["best"]
     rows = "\n".join(f"| {FIGURES.get(name, name)} | {value:.2f} % |" for name, value in test.items())
     note = made.result["note"]
+    size = " x ".join(map(str, dict.fromkeys(pair(student.preprocess.image_size))))
     parameters = sum(each.numel() for each in student.parameters())
     gives = f"vectors `(N, D)` and logits of {len(student.classes)} classes" if student.classes else "vectors `(N, D)`"
     unstated = "not stated: ask who published it. Those of the teacher and of the data may apply"
@@ -133,7 +135,7 @@ def model_card(student: PlainStudent, made: Made) -> str:
 
 # {made.network}, distilled by {made.method}
 
-A network of {parameters:,} parameters, which maps images of {student.preprocess.size} pixels to {gives}.
+A network of {parameters:,} parameters, which maps images of {size} pixels to {gives}.
 
 - **Method**: {made.method}
 - **Teacher**: {made.teacher}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from relgraph.data.decoding import pair
 from relgraph.data.images import ImageFiles, names_in_one
 from relgraph.data.listing import LeftOut, find_images
 from relgraph.data.stream import stream
@@ -173,8 +174,8 @@ class Asked:
     def _outputs(
         self, student: PlainStudent, files: Sequence[str]
     ) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
-        size, device = student.preprocess.size, self.device
-        images = ImageFiles(Path(), names_in_one(files), (size, size), size)
+        size, device = student.preprocess.image_size, self.device
+        images = ImageFiles(Path(), names_in_one(files), pair(size), size)
         prepare = Normalise(student.preprocess.mean, student.preprocess.std, device=device)
         parts = torch.split(torch.arange(len(files)), self.batch_size)
         with (

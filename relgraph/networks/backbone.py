@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from relgraph.data.decoding import ImageSize, pair
 from relgraph.errors import RelgraphError, unknown
 
 
@@ -102,11 +103,11 @@ class Wrapped(Backbone):
         return tuple(outputs[name] for name in self.parts), pooled
 
     @torch.no_grad()
-    def choose(self, parts: Sequence[str], in_channels: int, image_size: int) -> None:
+    def choose(self, parts: Sequence[str], in_channels: int, image_size: ImageSize) -> None:
         """Take the outputs of these parts of `model` as stage maps.
 
         Raises:
-            RelgraphError: for a part that there is not, or that gives no map `(N, C, H, W)` of a square image of zeros.
+            RelgraphError: for a part that there is not, or that gives no map `(N, C, H, W)` of an image of zeros.
         """
         known = [name for name, _ in self.model.named_modules() if name]
         for name in parts:
@@ -114,7 +115,7 @@ class Wrapped(Backbone):
                 children = (child for child, _ in self.model.named_children())
                 raise unknown("stage", name, {*get_close_matches(name, known, n=1), *children})
         names, training = tuple(f"model.{name}" for name in parts), self.training
-        outputs, _ = with_outputs(self.eval(), names, torch.zeros(1, in_channels, image_size, image_size))
+        outputs, _ = with_outputs(self.eval(), names, torch.zeros(1, in_channels, *pair(image_size)))
         self.train(training)
         for name, part in zip(names, parts, strict=True):
             output = outputs.get(name)
@@ -124,7 +125,9 @@ class Wrapped(Backbone):
         self.parts = names
 
 
-def choose_stages(backbone: nn.Module, parts: Sequence[str], in_channels: int, image_size: int, owner: str) -> None:
+def choose_stages(
+    backbone: nn.Module, parts: Sequence[str], in_channels: int, image_size: ImageSize, owner: str
+) -> None:
     """Take the outputs of these parts of a network as its stage maps (`Wrapped.choose`); none leaves it its own.
 
     Raises:
@@ -166,16 +169,13 @@ def check_kept(images: Tensor) -> None:
 
 
 @torch.no_grad()
-def map_shapes(
-    backbone: Backbone, in_channels: int, image_size: int | tuple[int, int]
-) -> tuple[tuple[int, int, int], ...]:
+def map_shapes(backbone: Backbone, in_channels: int, image_size: ImageSize) -> tuple[tuple[int, int, int], ...]:
     """Return `(channels, height, width)` of each stage map of one image; the backbone is left as it was.
 
     The image is a square, or has a height and a width.
     """
     training = backbone.training
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    maps, _ = backbone.eval().stages(torch.zeros(1, in_channels, *size))
+    maps, _ = backbone.eval().stages(torch.zeros(1, in_channels, *pair(image_size)))
     backbone.train(training)
     return tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in maps)
 

@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import find_network, load_head, load_network, load_projector, read_network
 from relgraph.networks.heads import Head
-from relgraph.networks.plain import FindRefinement, PlainStudent, is_aligned, read_plain
+from relgraph.networks.plain import FindRefinement, PlainStudent, Preprocessing, is_aligned, read_plain
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
@@ -95,7 +95,7 @@ class CheckpointSource(TeacherSource):
             backbone = embedding_network(student)
             refinement = student.refinement if student.refines_vectors else None
         pixels = bool(info.get("pixels"))  # it reads images of any size, and its scores have their form
-        size, classes = None if pixels else info["image_size"], tuple(info["classes"]) if pixels else ()
+        size, classes = None if pixels else Preprocessing.of(info).image_size, tuple(info["classes"]) if pixels else ()
         return Pretrained(backbone, size, info["in_channels"], info["mean"], info["std"], refinement, classes)
 
 

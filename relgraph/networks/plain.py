@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from relgraph.data.decoding import LONGEST, as_seen, covering, read_image
+from relgraph.data.decoding import LONGEST, ImageSize, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import COMPARED, DirectionRotation, VectorTransform
@@ -28,18 +28,19 @@ Picture = Image.Image | Tensor | str | Path
 
 
 class Preprocessing(NamedTuple):
-    """How an image becomes what a student reads: resized by its shorter side, centre cropped, normalised.
+    """How an image becomes what a student reads: resized until it just covers a size, centre cropped, normalised.
 
-    For classes of pixels an image is resized until it just covers `height` and `size`, and nothing is cropped.
+    For classes of pixels nothing is cropped.
 
     Attributes:
-        size: Side of the square in pixels, or the width to cover.
+        size: Side of the square in pixels, or the width.
         channels: 3 for RGB, 1 for luminance.
         mean: Per channel, of values in 0..1.
         std: Per channel.
-        resize: What is resized to `size`; the centre is cropped then.
+        resize: What is resized: of a square the "shorter side", else the image until it "cover"s height and width; the
+            centre is cropped then, but for classes of pixels, "whole".
         interpolation: How, with antialiasing.
-        height: The height to cover; `None` for a square.
+        height: The height; `None` for a square.
     """
 
     size: int
@@ -54,11 +55,22 @@ class Preprocessing(NamedTuple):
     def of(cls, info: Mapping[str, Any]) -> Self:
         """Return that of the description in a network's file."""
         found = cls(info["image_size"], info["in_channels"], tuple(info["mean"]), tuple(info["std"]))
-        return found._replace(height=info["height"], resize="whole") if info.get("pixels") else found
+        resize = "whole" if info.get("pixels") else "cover"
+        return found._replace(height=info["height"], resize=resize) if "height" in info else found
+
+    @property
+    def image_size(self) -> ImageSize:
+        """The size of what is read: the side of a square, or height and width."""
+        return self.size if self.height in (None, self.size) else (self.height, self.size)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of an image is cropped."""
+        return self.resize == "whole"
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON values, with what is cropped."""
-        crop = "centre" if self.height is None else "none"
+        crop = "none" if self.whole else "centre"
         return {name: value for name, value in (*self._asdict().items(), ("crop", crop)) if value is not None}
 
     def pixels(self, image: Picture) -> Tensor:
@@ -73,13 +85,13 @@ class Preprocessing(NamedTuple):
         if isinstance(image, Tensor):
             array = (image.float() * 255 if image.is_floating_point() else image).round().to(torch.uint8)
             image = Image.fromarray(array.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        square = self.size if self.height is None else None
-        seen = as_seen(image, square) if isinstance(image, Image.Image) else read_image(Path(image), square)
-        if self.height is not None:
+        size = None if self.whole else self.image_size
+        seen = as_seen(image, size) if isinstance(image, Image.Image) else read_image(Path(image), size)
+        if self.whole:
             if max(seen.size) > LONGEST * min(seen.size):
                 told = f"found {seen.width:,} x {seen.height:,}"
                 raise RelgraphError(f"expected an image at most {LONGEST} times as long as wide, {told}")
-            seen = covering(seen, (self.height, self.size))
+            seen = covering(seen, self.image_size)
         return torch.from_numpy(np.asarray(seen).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from torch import nn
 
+from relgraph.data.decoding import ImageSize
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.graph.refine import NodeRefinement
@@ -66,7 +67,7 @@ class Pretrained:
     """
 
     network: nn.Module
-    input_size: int | None
+    input_size: ImageSize | None
     channels: int | None
     mean: Sequence[float]
     std: Sequence[float]

@@ -68,6 +68,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from relgraph.data.decoding import ImageSize, pair
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone, check_kept, choose_stages
@@ -91,7 +92,7 @@ class Teacher(nn.Module):
     Attributes:
         name: its name, as it was given.
         width: length of an embedding.
-        input_size: side of the square images it expects in pixels, None for any.
+        input_size: side of the square images it expects in pixels, or their height and width; None for any.
         channels: colour channels it expects.
         mean: what is subtracted from each channel, on the scale 0..1.
         std: what each channel is then divided by.
@@ -164,10 +165,9 @@ class Teacher(nn.Module):
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
 
-    def _blank_image(self, side: int | tuple[int, int] = SIZE) -> Tensor:
-        size = self.input_size or side
+    def _blank_image(self, side: ImageSize = SIZE) -> Tensor:
         device = next((values.device for values in self.network.parameters()), None)
-        return torch.zeros(1, self.channels, *((size, size) if isinstance(size, int) else size), device=device)
+        return torch.zeros(1, self.channels, *pair(self.input_size or side), device=device)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: statistics of a frozen network do not move."""
@@ -196,7 +196,7 @@ class Teacher(nn.Module):
         embedding = pooled.float()
         return Output(embedding, None if logits is None else logits.float(), embedding, stages)
 
-    def map_shapes(self, side: int | tuple[int, int] = 32) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, side: ImageSize = 32) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
 
         The image, of zeros, has the teacher's `input_size`, or the side, or height and width, `side` if it has none.

@@ -266,7 +266,8 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
     if teacher is not None:
         note += _narrow(recipe, distiller.student.backbone.width, teacher.width) + _positions(distiller, task)
     if isinstance(feed, Stored):
-        frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
+        where, contents = feed.store.path.absolute(), feed.store.contents  # another working directory finds it as well
+        frozen["stored embeddings"] = {"name": str(where), "fingerprint": contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen, sample, graph)
 
 

@@ -169,6 +169,7 @@ class Job:
         return {
             "in_channels": shape[1],
             "image_size": shape[-1],
+            **({} if shape[-2] == shape[-1] else {"height": shape[-2]}),
             "mean": list(data.mean),
             "std": list(data.std),
             "dataset": str(self.recipe.dataset),

@@ -100,6 +100,8 @@ class Task:
 
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
+        if self.size[0] != self.size[1]:  # it was measured with a square
+            check_size(backbone, self.data.train.images.shape[1], self.size)
         return Student(backbone, dim, len(self.data.train.classes))
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:

@@ -127,6 +127,8 @@ def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str |
             assert number is not None
             if found[number] >= 0:
                 told = f"rows {found[number]} and {row} are both of {images[number]}"
+                if name.isdecimal():
+                    told += ", a position in one split: relgraph embed --split train writes those of the training split"
                 raise RelgraphError(f"{file.path}: expected one vector an image, {told}")
             found[number] = row
     return torch.from_numpy(found)

@@ -113,8 +113,9 @@ def test_a_store_of_all_training_images(run: TrainedRun, store: Path, parts: Par
 
 
 def test_an_index_transforms_gallery_and_queries_alike(
-    run: TrainedRun, store: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run: TrainedRun, store: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     centred = shutil.copytree(store, tmp_path / "centred")
     assert fit_index(centred, "pca:20") == "pca:20"
     fitted = PCA(20).fit(normalize(EmbeddingStore(centred).view(0)[:].double()).numpy())
@@ -129,9 +130,15 @@ def test_an_index_transforms_gallery_and_queries_alike(
     for name in SIDES:
         assert report[name] == pytest.approx(expected[name], abs=0.3), name
     np.save(tmp_path / "table.npy", EmbeddingStore(store).view(0)[:].numpy())
-    monkeypatch.setitem(run.inputs, "stored embeddings", {"name": str(centred)})
+    by = {"name": str(centred), "fingerprint": EmbeddingStore(centred).contents.sha256}
+    monkeypatch.setitem(run.inputs, "stored embeddings", by)
     found = {gallery: evaluate_gallery(run, gallery)["transform"] for gallery in ("own", str(tmp_path / "table.npy"))}
     assert [*found.values()] == ["pca:20", "none"]  # relgraph query has none for a table
+    capsys.readouterr()
+    for other in ({"name": str(tmp_path / "gone")}, {"fingerprint": "another"}):
+        monkeypatch.setitem(run.inputs, "stored embeddings", {**by, **other})
+        assert evaluate_gallery(run, "own")["transform"] == "none"
+        assert "the stored embeddings by which" in capsys.readouterr().err
 
 
 def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Path, store: Path) -> None:

@@ -267,15 +267,19 @@ def test_a_head_without_a_projection_leaves_vectors_alone() -> None:
     assert json.dumps(Recipe().plain()["dim"]) == "null"
 
 
-def test_a_store_of_a_data_set_without_a_test_split_holds_all_images(make: RecipeMaker, tmp_path: Path) -> None:
+def test_a_store_of_a_data_set_without_a_test_split_holds_all_images(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for number in range(36):
         write_image(tmp_path / "classes" / NAMES[number % 6] / f"{number}.png", seed=number)
     options = {"dataset": f"classes:{tmp_path / 'classes'}", "batch_size": 8, "views": "independent"}
     held = {"holdout_classes": "0.3,0.3", **options}
     store_embeddings(make(**held), tmp_path / "store", views=1)
     assert Contents.read(tmp_path / "store").images == 36
-    job = build(make(gamma=0.0, epochs=1, embeddings=str(tmp_path / "store"), teacher_mode="stored", **held, **SPACE))
+    job = build(make(gamma=0.0, epochs=1, embeddings="store", teacher_mode="stored", **held, **SPACE))
     assert "stored embeddings" in job.note
+    assert job.frozen["stored embeddings"]["name"] == str(tmp_path / "store"), "from any folder"
     told = r"^no stored embeddings fit: .*it has 36 images|another one there|is another one"
     without = make(gamma=0.0, embeddings=str(tmp_path / "store"), teacher_mode="stored", **options)
     assert_refused_like((lambda: build(without), told))

@@ -157,6 +157,10 @@ def test_vectors_that_are_not_those_of_the_images_are_refused(data: Path, tmp_pa
         (saved(tmp_path / "named.npy", ROWS[:20], files[:19]), "expected a name for each of 20 vectors, found 19$"),
         (saved(tmp_path / "gone.npy", ROWS[:19], files[:19]), r"1 of 16 have none, the first is .*train/dog/9\.png$"),
         (saved(tmp_path / "twice.npy", ROWS[:21], [*files, files[3]]), "rows 3 and 20 are both of .*cat/3.png$"),
+        (
+            saved(tmp_path / "splits.npy", ROWS[:21], [*map(str, range(20)), "3"]),
+            "rows 3 and 20 are both of 3, a position in one split: relgraph embed --split train .*",
+        ),
         (tmp_path / "none.npy", "^cannot read .*none.npy: No such file"),
         (tmp_path / "text.npy", "expected an array of NumPy"),
         (tmp_path / "v.txt", "expected vectors:FILE.npy or FILE.parquet, got .*v.txt$"),
