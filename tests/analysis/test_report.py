@@ -126,7 +126,7 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        "nearness", "results", "graph", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "worst",
+        "nearness", "graph", "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "worst",
         "answers", "environment",
     ]  # fmt: skip
     links = [link["href"] for link in page.all("a")]

@@ -63,7 +63,9 @@ def write_report(
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    first_read = ("nearness", "results", "pixels", "graph")
+    first_read = {"nearness", "pixels", "graph"}
+    if len(grouped) == 1 or "graph" not in details:  # the table of several would push the graph out of sight
+        first_read.add("results")
     sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
