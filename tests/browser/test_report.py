@@ -119,9 +119,7 @@ def test_sizes_and_schemes(report: View) -> None:
                 look(report, f"{name}-{scheme}", size, scheme)
                 assert report.run("return document.documentElement.scrollWidth <= innerWidth")
                 begins = "document.querySelector('#graph').getBoundingClientRect().top + scrollY < innerHeight"
-                assert name == "phone" or report.run(f"return {begins}"), (
-                    "the graph's section begins in the first screen"
-                )
+                assert name == "phone" or report.run(f"return {begins}"), "the graph begins in the first screen"
                 for place in ("#content", "#graph"):
                     report.run("document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant'})", place)
                     report.settle()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from relgraph.data.decoding import pair
 from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import save_network
@@ -43,8 +44,7 @@ def load(tmp_path: Path, tiny_vit: None) -> Load:
 
 
 def images_for(teacher: Teacher, size: int | None = None) -> Tensor:
-    side = size or teacher.input_size or 32
-    return torch.randn(2, teacher.channels, side, side)
+    return torch.randn(2, teacher.channels, *pair(size or teacher.input_size or 32))
 
 
 RESNET8: Shapes = ((16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4))
