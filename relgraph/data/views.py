@@ -141,7 +141,7 @@ class FixedViews:
 
 
 class Normalise:
-    """Map from images `(B, C, H, W)` to the input of a network: float32, normalised, of its channels and size.
+    """Map from images `(B, C, H, W)` to the input of a network: float32 `(B, channels, height, width)`, normalised.
 
     Images are uint8, which is divided by 255, or float in 0..1, as augmentations return them. The result is
     `(pixel - mean) / std` per channel. Images of another size are resized (bicubic, antialiased, clamped to `[0, 1]`);

@@ -29,7 +29,7 @@ from relgraph.printing import no_bar, tell
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import load_data, open_fabric, open_teacher, precision_of
 from relgraph.training.indexing import fit_index
-from relgraph.training.recipe import Recipe
+from relgraph.training.recipe import EMBED_OPTIONS, Recipe
 from relgraph.training.trials import with_threads
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
@@ -312,10 +312,9 @@ def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int =
 
 
 def whole_splits(recipe: Recipe) -> Recipe:
-    """Return the recipe with the original splits in one piece, and of no method whose options or graph must fit."""
-    return replace(recipe, val_fraction=0.0, select="test", labels_per_class=0, label_fraction=1.0, label_noise=0.0,
-                   method="seed", method_args=(), kernel=None, scale=None, criterion=None, form="auto",
-                   graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
+    """Return what `relgraph embed` reads of a recipe, with the original splits in one piece."""
+    own = {name: getattr(recipe, name) for name in EMBED_OPTIONS}
+    return Recipe(**own, val_fraction=0.0, select="test", method="seed")
 
 
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:

@@ -117,11 +117,22 @@ def test_streamed_images_give_the_same_embeddings_in_a_store_that_they_fit(make:
     [
         {"method": "ega+anchor", "method_args": ("ega.node_weight=0",)},
         {"method": "sp", "kernel": "cosine", "scale": "raw", "criterion": "huber", "form": "blocked"},
+        {"method": "pairwise", "pool": 0.5},
+        {"method": "sskd", "ss_head": "head.safetensors"},
     ],
 )
 def test_the_whole_splits_of_a_run_are_found_whatever_its_method(options: dict[str, Any]) -> None:
     found = whole_splits(Recipe(**options))  # a query whose run names options told its answers by position alone
     assert found.dataset == "digits" and found.val_fraction == 0
+    asked: dict[str, Any] = {
+        "dataset": "nuclei",
+        "image_size": 24,
+        "ignore": (7,),
+        "teacher": "timm:resnet18",
+        "teacher_size": 32,
+    }
+    found = whole_splits(Recipe(**options, **asked))
+    assert {name: getattr(found, name) for name in asked} == asked
 
 
 @pytest.fixture(scope="session")
