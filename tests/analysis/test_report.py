@@ -126,11 +126,11 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        "nearness", "graph", "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "worst",
-        "answers", "environment",
+        "nearness", "graph", "measures", "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps",
+        "worst", "answers", "environment",
     ]  # fmt: skip
     links = [link["href"] for link in page.all("a")]
-    assert [f"#{section}" for section in sections] == links[-len(sections) :]
+    assert [f"#{section}" for section in sections] == links[1 : len(sections) + 1], "after the link to the content"
     thumbs = [picture for picture in page.all("img") if picture["alt"].count(", number ") == 1]
     ranked = [picture for picture in thumbs if ", rank " in picture["alt"]]
     assert len(thumbs) == 12 * (1 + 2 * 4) + 10 * (1 + 2 * 8), "the worst are shown with their neighbours"

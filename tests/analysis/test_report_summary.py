@@ -8,7 +8,7 @@ import pytest
 
 from relgraph.analysis.report.measures import Measured
 from relgraph.analysis.report.page import MINUS
-from relgraph.analysis.report.run_sections import nearness, options, results
+from relgraph.analysis.report.run_sections import measures, nearness, options, results
 from relgraph.analysis.report.summary import Group, groups, settings, summaries
 from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -100,9 +100,10 @@ def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None
             group.runs[place] = run._replace(measured=Measured(1, "test", 355, "teacher", found))
 
     def told(some: list[Group]) -> str:
-        return str(nearness(some)).replace("\N{NO-BREAK SPACE}", " ").replace("&#39;", "'")
+        return f"{nearness(some)} {measures(some)}".replace("\N{NO-BREAK SPACE}", " ").replace("&#39;", "'")
 
-    assert nearness(grouped[2:]) is None, "one run is compared with none"
+    assert nearness(grouped[2:]) is None and measures(grouped[2:]) is None, "one run is compared with none"
+    assert nearness(grouped[:1]) is None and measures(grouped[:1]), "seeds of one recipe are measured, not compared"
     page, spread = told(grouped), np.std([50, 54], ddof=1)
     assert f"On digits, a is nearest to its teacher: it shares 52.0 ± {spread:.1f} % (n = 2) of the teacher's" in page
     assert "neighbours, b 31.0 ± 1.4 % (n = 2); they are more apart than one standard deviation over seeds." in page

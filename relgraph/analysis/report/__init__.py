@@ -59,13 +59,15 @@ def write_report(
     sections = dict[str, tuple[str, Markup]]()
     if (nearness := section.nearness(grouped)) is not None:
         sections["nearness"] = ("Which run is nearer its teacher?", nearness)
+    if (measures := section.measures(grouped)) is not None:
+        sections["measures"] = ("How near runs are to their teachers", measures)
     sections["results"] = ("Results", section.results(grouped, [*notes, *repeated, *failed]))
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
     first_read = {"nearness", "pixels", "graph"}
-    if len(grouped) == 1 or "graph" not in details:  # the table of several would push the graph out of sight
-        first_read.add("results")
+    if len(grouped) == 1 or "graph" not in details:  # the tables of several would push the graph out of sight
+        first_read |= {"measures", "results"}
     sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"

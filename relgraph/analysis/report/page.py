@@ -39,7 +39,7 @@ def scripts() -> list[Markup]:
 def fill(template: str, **content: Any) -> Markup:
     r"""Return a template of the page with its content: what is no `Markup` yet is text, and is escaped.
 
-    >>> "a &lt; b" in fill("results.html", told=[], caption="a < b", header=[], rows=[], notes=[])
+    >>> "a &lt; b" in fill("results.html", caption="a < b", header=[], rows=[], notes=[])
     True
     """
     return Markup(_environment().get_template(template).render(content))

@@ -75,29 +75,35 @@ def results(grouped: Sequence[Group], notes: Sequence[str] = ()) -> Markup:
     every = [run for group in grouped for run in group.runs]
     of_results = dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result)
     caption, every_note = f"Test split{_over_seeds(grouped)}", [*of_results, *_apart(grouped), *notes]
-    return fill(
-        "results.html", told=[], caption=caption, header=[*HEADS, *EPOCHS, *header], rows=rows, notes=every_note
-    )
+    return fill("results.html", caption=caption, header=[*HEADS, *EPOCHS, *header], rows=rows, notes=every_note)
 
 
 def nearness(grouped: Sequence[Group]) -> Markup | None:
-    """Return which run is nearest to its teacher, and the measures of all; `None` with fewer than two measured runs."""
-    measured = [group for group in grouped if group.graph]
+    """Return a sentence for each data set on which run is nearest to its teacher; `None` where nothing is compared."""
+    by_data = (list(members) for _, members in groupby(_measured(grouped), key=lambda group: group.runs[0].data))
+    told = list(filter(None, map(_nearest, by_data)))
+    return fill("nearness.html", told=told) if told else None
+
+
+def measures(grouped: Sequence[Group]) -> Markup | None:
+    """Return the table of how near runs are to their teachers; `None` with fewer than two measured runs."""
+    measured = _measured(grouped)
     found = [run.measured for group in measured for run in group.runs if run.measured is not None]
     if len(found) < 2:
         return None
     columns = [name for name in MEASURES if any(name in group.graph for group in measured)]
     rows = [[group.name, *_heads(group)[1:], *(_figure(group.graph.get(name), MEASURES[name][2]) for name in columns)]
             for group in measured]  # fmt: skip
-    by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
     sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")
     told = f"The teacher's graphs: {' or '.join(sources) or 'none'}; {', '.join(dict.fromkeys(_images(measured)))}"
     unfinished = any(not run.finished for group in measured for run in group.runs)
     notes = [OVERLAP, *([UNFINISHED] if unfinished else []), *_apart(measured)]
     header = [*HEADS, *(_two_lines(*MEASURES[name][:2]) for name in columns)]
-    answers = list(filter(None, map(_nearest, by_data)))
-    return fill("results.html", told=answers, caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows,
-                notes=notes)  # fmt: skip
+    return fill("results.html", caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows, notes=notes)
+
+
+def _measured(grouped: Sequence[Group]) -> list[Group]:
+    return [group for group in grouped if group.graph]
 
 
 def _apart(grouped: Sequence[Group]) -> list[str]:
