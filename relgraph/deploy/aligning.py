@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from relgraph.analysis.retrieval import overlap, retrieval
+from relgraph.analysis.retrieval import retrieval, share
 from relgraph.analysis.run_loading import IMAGES_AT_ONCE, TrainedRun
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.images import ImageSet
@@ -17,6 +17,7 @@ from relgraph.data.index_transform import read_transform
 from relgraph.deploy.neighbours import neighbours_among
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import DirectionRotation, Moments, VectorTransform, rotation
+from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.names import is_vectors
 from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
 from relgraph.printing import no_bar
@@ -182,24 +183,24 @@ def _figures(
     if pair.student.shape == pair.teacher.shape:
         asked = {"teacher's index, before": transform(pair.student), **asked}
     asked |= {"own index, after": after, "teacher itself": gallery}
+    each, k = torch.arange(len(gallery)), neighbours_among(len(gallery))
+    ranked = nearest_in_gallery(Search(gallery, gallery, each), k)[0]
     found = {}
     for name, queries in asked.items():
         own = queries if name.startswith("own") else gallery
-        found[name] = _answers(queries, own, gallery, labels)
+        near = ranked if queries is gallery else nearest_in_gallery(Search(queries, own, each), k)[0]
+        found[name] = {**_of_labels(queries, own, labels), f"overlap@{k}": share(near, ranked)}
         if name.startswith("teacher's"):
             found[name]["cosine"] = float(torch.cosine_similarity(queries, gallery).mean())
     return found
 
 
-def _answers(queries: Tensor, gallery: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return how queries are answered, and how many of their nearest images teacher queries find as well."""
-    each = torch.arange(len(queries))
-    found: dict[str, float] = {}
-    if bool((labels[labels >= 0].bincount() > 1).any()):
-        of_labels = retrieval(queries, gallery, labels, labels, each, [1])
-        found = {name: of_labels[name] for name in ("recall@1", "mAP")}
-    k = neighbours_among(len(queries))
-    return {**found, f"overlap@{k}": overlap(queries, teacher, gallery, teacher, own=each, k=k)}
+def _of_labels(queries: Tensor, gallery: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return how well queries find images of their label; nothing where no two images have one."""
+    if not bool((labels[labels >= 0].bincount() > 1).any()):
+        return {}
+    found = retrieval(queries, gallery, labels, labels, torch.arange(len(queries)), [1])
+    return {name: found[name] for name in ("recall@1", "mAP")}
 
 
 def _notes(student: PlainStudent, transform: VectorTransform) -> list[str]:

@@ -5,7 +5,7 @@ block they stand in. Of equally near images of the gallery the one at the lower 
 not be in memory: all that is read of it are blocks of `Rows`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from relgraph.graph.search import BLOCK, Rows, block_starts, fitting, keep_neare
 
 # Positives of the queries of one block, at most: their similarities, positions and ranks are 80 MiB.
 POSITIVES = 2**22
+# Similarities of the queries of one block that are kept, 256 MiB; where there are more they are computed twice.
+KEPT = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +144,8 @@ def ranks_of_positives(search: Search, query_labels: Tensor, gallery_labels: Ten
     """Yield the ranks of the images of each query's label among its answers, a block of queries at a time.
 
     A rank counts the answers that are nearer, and the equally near ones at lower positions: each block of the gallery
-    is read twice, for the similarities of the positives, and for what is before them. A negative label is unknown, and
-    is no positive of any.
+    is looked at twice, for the similarities of the positives, and for what is before them; of a large gallery it is
+    read twice. A negative label is unknown, and is no positive of any.
 
     Raises:
         RelgraphError: if labels are not one for each query and image of the gallery.
@@ -155,23 +157,25 @@ def ranks_of_positives(search: Search, query_labels: Tensor, gallery_labels: Ten
     known = gallery_labels[gallery_labels >= 0]
     most = int(known.bincount().max()) if len(known) else 0
     for which in search.blocks(POSITIVES // max(most, 1)):
-        similarity, place, count = _positives(search, which, query_labels[which], gallery_labels)
+        few = (which.stop - which.start) * len(search.gallery) <= KEPT
+        kept = list(search.tiles(which)) if few else None
+        similarity, place, count = _positives(kept or search.tiles(which), query_labels[which], gallery_labels)
         before = torch.zeros_like(place)
-        for first, tile in search.tiles(which):
+        for first, tile in kept or search.tiles(which):
             before += _nearer(tile, first, similarity, place)
         ranks = torch.where(place >= 0, 1.0 + before.double(), torch.inf)
         yield Ranks(which, ranks.sort(dim=1).values, count)
 
 
 def _positives(
-    search: Search, which: slice, query_labels: Tensor, gallery_labels: Tensor
+    tiles: Iterable[tuple[int, Tensor]], query_labels: Tensor, gallery_labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return similarities and positions of the positives of some queries, `(B, P)`, and their number `(B,)`.
 
     Behind the last one of a query the position is -1.
     """
     rows, places, values = [], [], []
-    for first, tile in search.tiles(which):
+    for first, tile in tiles:
         labels = gallery_labels[first : first + tile.shape[1]].to(tile.device)
         asked = query_labels.to(tile.device)[:, None]
         row, column = ((asked == labels) & (asked >= 0) & (tile > -torch.inf)).nonzero(as_tuple=True)
