@@ -30,7 +30,7 @@ from relgraph.names import is_vectors, load_student, open_student, refinement_in
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.plain import PlainStudent, VectorsAlone
-from relgraph.networks.vectors import VectorFile
+from relgraph.networks.vectors import VectorFile, VectorTeacher
 from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
@@ -81,6 +81,7 @@ class TrainedRun:
         tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
         head = {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}
+        self._rows = dict[str, VectorTeacher]()  # of a file of vectors, by split
         self._told = set[str]()  # splits of which it was told that the teacher's vectors are not known
         if head:
             width = None
@@ -187,9 +188,19 @@ class TrainedRun:
             return self._embedded(self.teacher, input_of(self.teacher), images, "teacher")
         if not is_vectors(self.recipe.teacher) or not in_original(self.data, images):
             return None
-        known = open_vectors(self.recipe, self.data, images, self._vector_file)
-        check_frozen(self.inputs, {"teacher": network_of(known)}, str(self.run.path))
-        return known.rows(torch.arange(len(images)))
+        found = torch.empty(len(images), self._vector_file.rows.shape[1])
+        for split, own in zip(SPLITS, images.masks.values(), strict=True):
+            if own.any():
+                places = torch.searchsorted(getattr(self.data, split).index, images.index[own])
+                found[own] = self._matched(split).rows(places)
+        return found
+
+    def _matched(self, split: str) -> VectorTeacher:
+        """Return a split's rows of the file of vectors, matched once, since all files are listed for their names."""
+        if split not in self._rows:
+            self._rows[split] = open_vectors(self.recipe, self.data, getattr(self.data, split), self._vector_file)
+            check_frozen(self.inputs, {"teacher": network_of(self._rows[split])}, str(self.run.path))
+        return self._rows[split]
 
     @cached_property
     def _vector_file(self) -> VectorFile:

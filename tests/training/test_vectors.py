@@ -3,13 +3,13 @@
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from relgraph.analysis.run_loading import evaluate_run, run_pair
+from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.data.images import ImageFiles
 from relgraph.files import read_json
 from relgraph.graph.memory import Bank
@@ -17,10 +17,12 @@ from relgraph.methods.against import Keyed
 from relgraph.names import load_teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.outputs import Batch
+from relgraph.training import vectors as module
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.feed import Known
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import store_embeddings
+from relgraph.training.vectors import names_of
 from tests.checks import assert_refused_like, case
 from tests.pictures import write_folder, write_image
 
@@ -114,6 +116,32 @@ def test_a_run_from_vectors_is_trained_resumed_and_judged_without_its_teacher(
     assert_refused_like(
         (lambda: train(asked, run, resume=True), "teacher vectors:.*: expected those with which .* others$")
     )
+
+
+def test_vectors_of_every_split_are_found_by_names_that_are_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path, {"data": 6}, ("ant", "bee", "cat", "dog")) / "data"
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.png"))
+    order = np.random.default_rng(2).permutation(24)
+    file = saved(tmp_path / "v.npy", ROWS[:24], [names[number] for number in order])
+    asked = recipe(
+        folder, file, dataset=f"classes:{folder}", method="rkd", val_fraction=0.1, holdout_classes="val=bee+test=cat"
+    )
+    train(asked, tmp_path / "run")
+    run, listed = TrainedRun(tmp_path / "run"), list[str]()
+
+    def counted(*args: Any) -> Any:
+        listed.append(args[-1].split)
+        return names_of(*args)
+
+    monkeypatch.setattr(module, "names_of", counted)
+    images = run.images("all")
+    assert images.index.tolist() != list(range(24)), "splits are one behind the other"
+    expected = torch.from_numpy(ROWS[:24][np.argsort(order)])[images.index]
+    for which in (torch.arange(24), torch.randperm(24)[:9], torch.tensor([23, 0])):
+        assert torch.equal(cast(torch.Tensor, run.vectors(images.select(which))[1]), expected[which])
+    assert listed == ["train", "val", "test"]
 
 
 def test_seed_learns_from_vectors_alone(data: Path, tmp_path: Path) -> None:
