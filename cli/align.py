@@ -1,12 +1,15 @@
 """relgraph align."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import RUN, own_code_options
 from .show import say, say_all, table
+
+if TYPE_CHECKING:
+    from relgraph.deploy.aligning import Alignment
 
 
 @click.command()
@@ -25,9 +28,9 @@ def align(run: Path, undo: bool, **options: Any) -> None:
     images, and written into the student's file as a last layer, which predict, query, embed and export then have;
     vectors have the teacher's width from then on.
 
-    The table is of validation images, each a query among the others: in the teacher's index, before and after, in the
-    student's own, and the teacher itself. `overlap@10` is the share of the ten nearest images that the teacher finds as
-    well, `cosine` that of a query and its own image in the index.
+    The table, told before anything is written, is of validation images, each a query among the others: in the teacher's
+    index, before and after, in the student's own, and the teacher itself. `overlap@10` is the share of the ten nearest
+    images that the teacher finds as well, `cosine` that of a query and its own image in the index.
 
     \b
     Examples:
@@ -38,10 +41,15 @@ def align(run: Path, undo: bool, **options: Any) -> None:
     """
     from relgraph import api
 
-    found = api.align(run, undo=undo, **options)
+    found = api.align(run, undo=undo, before=_tell, **options)
     if found is None:
         say(f"{run}: the student is as it was before it was aligned")
-        return
+    else:
+        say(f"{run}: {'the student is aligned; --undo takes it back' if found.written else 'nothing was written'}")
+
+
+def _tell(found: "Alignment") -> None:
+    """Print what an alignment gains and loses."""
     columns = [*found.figures["teacher's index, after"]]
     rows = [[name, *(figures.get(column) for column in columns)] for name, figures in found.figures.items()]
     judged, split = found.judged
@@ -49,4 +57,3 @@ def align(run: Path, undo: bool, **options: Any) -> None:
     say_all(table([f"{judged} {split} images", *header], rows))
     fitted = f"fitted to {found.images} training images, {found.widths[0]} -> {found.widths[1]}"
     say(f"{fitted}, as an index: {found.transform}", *found.notes)
-    say(f"{run}: {'the student is aligned; --undo takes it back' if found.written else 'nothing was written'}")

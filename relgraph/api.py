@@ -381,7 +381,7 @@ def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStud
 
 def align(
     run: Run | str | Path, *, index: str | Path | None = None, dry_run: bool = False, undo: bool = False,
-    allow_code: bool = False, **given: Any,
+    before: Callable[[Alignment], object] | None = None, allow_code: bool = False, **given: Any,
 ) -> Alignment | None:  # fmt: skip
     """Turn the vectors of a run's student into its teacher's space, so that they ask the teacher's index.
 
@@ -394,6 +394,7 @@ def align(
             else the teacher is run on the images.
         dry_run: Whether nothing is written.
         undo: Whether the rotation is taken out of the file again, and nothing else done; `None` is returned.
+        before: Called with what is gained and lost before anything is written; where it raises, nothing is.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
 
@@ -409,7 +410,7 @@ def align(
                 write_unaligned(again._directory.student_file)
             return None
         place = None if index is None else Path(index)
-        return align_run(again._opened, index=place, dry_run=dry_run)
+        return align_run(again._opened, index=place, dry_run=dry_run, before=before)
 
 
 def query(

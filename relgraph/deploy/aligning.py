@@ -1,6 +1,6 @@
 """The rotation of a student into its teacher's space: fitted in closed form, judged, and written into its file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,10 @@ class _Source:
         return _Pair(student, teacher)
 
 
-def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = False) -> Alignment:
+def align_run(
+    run: TrainedRun, *, index: Path | None = None, dry_run: bool = False,
+    before: Callable[[Alignment], object] | None = None,
+) -> Alignment:  # fmt: skip
     """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
 
     `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
@@ -103,6 +106,7 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
         index: A store of the teacher's vectors of the training images, whose transform is then the student's as well.
             That which the run trained by, if not given; else the teacher is run on the images.
         dry_run: Whether nothing is written.
+        before: Called with the figures before anything is written; where it raises, nothing is.
 
     Raises:
         RelgraphError: if the run has no teacher, its student is aligned already, the store is of another teacher, width
@@ -133,14 +137,17 @@ def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = Fal
         "teacher": teacher["name"], "fingerprint": teacher["fingerprint"], "width": moments.products.shape[1],
         "images": moments.count, "transform": spelling,
     }  # fmt: skip
+    widths = moments.products.shape[0], moments.products.shape[1]
+    alignment = Alignment(
+        teacher["name"], moments.count, widths, spelling, (len(judged), judged.split), figures,
+        _notes(run.plain, transform), False,
+    )  # fmt: skip
+    if before is not None:
+        before(alignment)
     if not dry_run:
         with run.run.locked():
             write_aligned(run.run.student_file, found, transform, told)
-    widths = moments.products.shape[0], moments.products.shape[1]
-    return Alignment(
-        teacher["name"], moments.count, widths, spelling, (len(judged), judged.split), figures,
-        _notes(run.plain, transform), not dry_run,
-    )  # fmt: skip
+    return alignment._replace(written=not dry_run)
 
 
 def _store(run: TrainedRun, given: Path | None) -> EmbeddingStore | None:

@@ -91,8 +91,8 @@ def names_of(path: Path, names: Sequence[str], recipe: Recipe, images: ImageSet)
         try:
             whole: ImageSet = getattr(read_data(recipe, "stream"), images.split)
         except RelgraphError as error:
-            told = f"expected positions in the training split, since images of {recipe.dataset} have no names"
-            raise RelgraphError(f"{path}: {told}, found {named!r}") from error
+            told = "expected positions in the training split, since images cannot be listed by their names"
+            raise RelgraphError(f"{path}: {told} ({error}), found {named!r}") from error
         files = whole.select(torch.searchsorted(whole.index, images.index.cpu())).images
     assert isinstance(files, ImageFiles)  # others refuse to be streamed
     pool = [] if files.pool is None else [files.pool]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import relgraph
+from relgraph.deploy.aligning import Alignment
 from tests.cli.conftest import Failing, Program, check_told
 from tests.pictures import write_image
 
@@ -28,6 +29,14 @@ def test_align_tells_what_it_gains_before_it_writes(program: Program, failure: F
     assert [row.split("  ")[0] for row in rows] == names
     assert fitted == "fitted to 1299 training images, 256 -> 64, as an index: pca:20"
     assert last == "aligned: nothing was written" and Path("aligned/student.safetensors").read_bytes() == before
+
+    def stop(found: Alignment) -> None:
+        assert not found.written and len(found.figures) == len(names)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relgraph.align("aligned", before=stop)
+    assert Path("aligned/student.safetensors").read_bytes() == before, "figures are told before anything is written"
     told = program("align", "aligned").stdout.splitlines()
     assert told[-2:] == [
         "fitted to 1299 training images, 256 -> 64, as an index: centre",

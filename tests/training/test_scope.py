@@ -157,7 +157,9 @@ def test_wrong_edges_are_refused(recipe: partial[Recipe], tmp_path: Path) -> Non
     named = recipe(edges=str(tmp_path / "own.csv"))
     assert_refused_like((partial(build, named), "names of training images, 'none.png' is none"))
     digits = recipe(edges=str(tmp_path / "own.csv"), dataset="digits", teacher="embedded:digits")
-    assert_refused_like((partial(build, digits), "own.csv: .* images of digits have no names, found 'cat/0.png'$"))
+    assert_refused_like(
+        (partial(build, digits), "own.csv: .* cannot be listed by their names .*digits.*, found 'cat/0.png'$")
+    )
 
 
 def test_what_has_no_anchors_is_refused(recipe: partial[Recipe]) -> None:
