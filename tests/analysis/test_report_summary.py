@@ -87,6 +87,7 @@ def test_a_default_k_is_told_and_is_one_recipe_with_the_same_k_given(runs: Runs,
     page = str(options(described))
     bold = [name for name in ("k", "seed", "refine", "student") if f"<strong><code>{name}</code></strong>" in page]
     assert bold == ["k", "seed", "refine"], "what some runs lack differs as well"
+    assert page.index("<code>refine</code>") < page.index("<code>dataset</code>"), "what differs comes first"
 
 
 def test_which_run_is_nearest_to_its_teacher(runs: Runs, tmp_path: Path) -> None:

@@ -170,15 +170,19 @@ def _over_seeds(grouped: Sequence[Group]) -> str:
 
 
 def options(runs: Sequence[Summary]) -> Markup:
-    """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
-    rows = []
+    """Return the table of options: a column for each run, a row for each option that is listed for one of them.
+
+    Those in which runs differ come first.
+    """
+    rows = dict[bool, list[list[Any]]]({True: [], False: []})
     for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
         values = [run.option(name) for run in runs]
         differs = len({*values}) > 1
         label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
-        rows.append([label, *(value or NOTHING for value in values)])
+        rows[differs].append([label, *(value or NOTHING for value in values)])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"
-    return fill("options.html", caption=caption, header=["Option", *(run.name for run in runs)], rows=rows)
+    header = ["Option", *(run.name for run in runs)]
+    return fill("options.html", caption=caption, header=header, rows=[*rows[True], *rows[False]])
 
 
 def environment(runs: Sequence[Summary]) -> Markup:
