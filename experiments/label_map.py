@@ -284,9 +284,9 @@ def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epoc
             found[run.key] = one_run(own, path, Until(end))
             if run.name == "EGA" and run.factor == 1.0:
                 found[run.key]["teacher_probe"] = probe(path)
-            factors = chosen(found, names)
-            report = {"environment": environment(0), **told, "shares": numbers, "factors": factors,
-                      "summary": summary(found, names, numbers, factors), "runs": found}  # fmt: skip
+            factors, every = chosen(found, [*METHODS]), [*SEEDS]  # also of runs that an earlier call made
+            report = {"environment": environment(0), **told, "shares": every, "factors": factors,
+                      "summary": summary(found, [*METHODS], every, factors), "runs": found}  # fmt: skip
             write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
             click.echo(f"{run.key}: {found[run.key]['test_top1']:.2f} %")
     except Stopped:
