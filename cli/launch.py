@@ -46,9 +46,18 @@ def over_devices(devices: int | None) -> Iterator[None]:
         raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
     if is_first():
         yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
+    else:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
+    _leave_together()
+
+
+def _leave_together() -> None:
+    """Wait for the other processes and end the connection: torch's own threads may abort one that is left behind."""
+    torch = sys.modules.get("torch")  # a command that has not loaded it has no connection
+    if launched() and torch is not None and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def lost_the_others(error: RuntimeError) -> bool:
