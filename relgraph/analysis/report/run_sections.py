@@ -174,15 +174,15 @@ def options(runs: Sequence[Summary]) -> Markup:
 
     Those in which runs differ come first.
     """
-    rows = dict[bool, list[list[Any]]]({True: [], False: []})
-    for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
-        values = [run.option(name) for run in runs]
-        differs = len({*values}) > 1
-        label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
-        rows[differs].append([label, *(value or NOTHING for value in values)])
+    names = dict.fromkeys(chain(*(settings(run.recipe) for run in runs)))
+    values = {name: [run.option(name) for run in runs] for name in names}
+    differing = {name for name in names if len({*values[name]}) > 1}
+    rows = []
+    for name in sorted(names, key=lambda name: name not in differing):
+        label = Markup("<strong><code>{}</code></strong>" if name in differing else "<code>{}</code>").format(name)
+        rows.append([label, *(value or NOTHING for value in values[name])])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"
-    header = ["Option", *(run.name for run in runs)]
-    return fill("options.html", caption=caption, header=header, rows=[*rows[True], *rows[False]])
+    return fill("options.html", caption=caption, header=["Option", *(run.name for run in runs)], rows=rows)
 
 
 def environment(runs: Sequence[Summary]) -> Markup:
