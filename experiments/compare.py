@@ -61,6 +61,7 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
     options = {} if config is None else read_yaml(config)
     numbers = [int(part) for part in seeds.split(",") if part] if "," in seeds else list(range(int(seeds)))
     results: dict[str, list[dict[str, Any]]] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
     for seed in numbers:
         for name in (FAMILY if variants == "family" else variants).split(","):
             result = run_once(
@@ -91,11 +92,12 @@ def trained(options: dict[str, Any], path: Path, callbacks: Callbacks = ()) -> d
 
 
 def known(out: Path, told: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures that a file has already.
+    """Return the figures that a file has already, and make the folder in which it is to lie.
 
     Raises:
         ClickException: if they are of other options.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)  # now, and not after the first run
     if not out.exists():
         return {}
     report = json.loads(out.read_text(encoding="utf-8"))

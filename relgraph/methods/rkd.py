@@ -18,9 +18,12 @@ from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.relational import FixedParts
 
-# Numbers in the largest tensor of a block, 8 MiB in float32: few enough for the caches of a processor, where fewer are
-# no faster, and enough that a batch of 64 vectors of 512 numbers is one block (experiments/rkd_memory.py).
-LARGEST = 2**21
+# Numbers in the largest tensor of a block. On a processor angles of float32 come in smaller ones, 2 MiB of float64,
+# which stay in its caches; 64 nodes are one block.
+LARGEST, LARGEST_ON_CPU = 2**21, 2**18
+# Squared distance to an anchor, of the largest one of a network, from which on a node has an angle: 1 / 1e-36 and the
+# product of two such distances are in the range of float32.
+LEAST = 1e-36
 
 
 # The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as here:
@@ -45,9 +48,10 @@ class RKD(FixedParts):
     a network are all scaled, shifted or rotated, equal ones among them.
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
-    of all pairs are N^3 numbers from N^2 differences of D: for many nodes they are compared a block of anchors at a
-    time (`related_angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
-    neighbours) reads these numbers back from the device in each call; k nearest neighbours do not.
+    of all pairs are N^3 numbers: for many nodes they are compared a block of anchors at a time. They follow from N^2
+    distances by the law of cosines, of float64 from N^2 differences of D numbers (`related_angles`). A graph whose
+    anchors differ in their number of edges (given edges, union or mutual neighbours) reads these numbers back from the
+    device in each call; k nearest neighbours do not.
 
     Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
     entries, the diagonal included, and over all N^3 triplets, degenerate ones included (they count 0), as here. The
@@ -109,7 +113,7 @@ class RKD(FixedParts):
 
 
 def related_angles(
-    relation: Relation, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS, largest: int = LARGEST
+    relation: Relation, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS, largest: int | None = None
 ) -> Tensor:
     """Return the mean of a relation's criterion over the graphs of differences, one for each anchor: a scalar.
 
@@ -119,19 +123,59 @@ def related_angles(
     1904.05068). Triplets that would take more than `largest` numbers at once are compared a block of anchors at a time,
     with the same value and gradient.
 
+    Of float32 or less the cosines between all nodes are computed from distances in float64 (`angles`), which is D times
+    less work and nearer to the exact numbers than differences in float32. Nodes coincide where `squared_differences`
+    says so, or where they are 1e-18 times as far apart as the farthest two. Of float64, where a distance would cancel
+    digits of near nodes, and with other kernels, differences are formed.
+
     Args:
         relation: Kernel, which does not see the scale of all nodes, and criterion; no scale, and of the criterion its
             rows: they are sums over edges, whose mean over the triplets is taken.
         student: Nodes `(N, D_s)`.
         teacher: Nodes `(N, D_t)`.
         topology: Each anchor's candidates; all N nodes if not given, the anchor itself included.
-        largest: Numbers in the largest tensor of a block.
+        largest: Numbers in the largest tensor of a block; if not given, what suits the device.
 
     >>> from relgraph.graph.criteria import mean_square
     >>> line, other = torch.tensor([[0.0], [1.0], [-1.0]]), torch.tensor([[0.0], [1.0], [2.0]])
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
+    if isinstance(topology, Edges) or relation.kernel is not cosine or torch.float64 in (student.dtype, teacher.dtype):
+        return _from_differences(relation, student, teacher, topology, LARGEST if largest is None else largest)
+    largest = largest or (LARGEST_ON_CPU if student.device.type == "cpu" else LARGEST)
+    squares = [_at_most_one(squared_differences(x, x, dtype=torch.float64)) for x in (student, teacher)]
+
+    def term(some: slice, s: Tensor, t: Tensor) -> Tensor:
+        return relation.criterion.of_block(angles(s, some), angles(t, some))
+
+    count = len(student)
+    return (sum_of_blocks(term, squares, count, max(1, largest // count**2)) / count**3).float()
+
+
+def _at_most_one(squares: Tensor) -> Tensor:
+    most = squares.detach().amax((-2, -1), keepdim=True)  # angles do not see the scale
+    return squares / most.masked_fill(most == 0, 1)
+
+
+def angles(squares: Tensor, anchors: slice) -> Tensor:
+    """Return the cosines of the angles at some anchors, in float32, from squared distances of at most 1 in float64.
+
+    By the law of cosines `a_ijk = (d_ij^2 + d_kj^2 - d_ik^2) / (2 d_ij d_kj)` at anchor j, and 0 where i or k is no
+    farther from j than `sqrt(LEAST)`: `(N, N) -> (A, N, N)`.
+
+    >>> angles(torch.tensor([[0.0, 0.25, 0.25], [0.25, 0.0, 0.5], [0.25, 0.5, 0.0]]), slice(0, 1))  # a right angle
+    tensor([[[0., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]]])
+    """
+    own = squares[anchors]
+    inverse = torch.where(own > LEAST, own, torch.inf).rsqrt().float()
+    corners = (own.unsqueeze(-1) + own.unsqueeze(-2) - squares).float()  # these cancel digits, what follows does not
+    return corners * (inverse / 2).unsqueeze(-1) * inverse.unsqueeze(-2)
+
+
+def _from_differences(relation: Relation, student: Tensor, teacher: Tensor, topology: Topology, largest: int) -> Tensor:
     # A difference of the largest numbers would overflow. A power of two rounds nothing, and angles do not see it.
     nodes = [at_least_float32(x) / 4 for x in (student, teacher)]
     kernel, totals, triplets = relation.kernel, [], 0

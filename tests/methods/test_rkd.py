@@ -105,6 +105,36 @@ def test_blocks_of_anchors_are_all_at_once() -> None:
     assert whole[0] == 0 and whole[0].dtype == torch.float64 and not whole[1].any(), "without an edge"
 
 
+def test_angles_of_float32_from_distances_are_those_of_float64_from_differences() -> None:
+    relation = Relation(cosine, criterion=huber)
+    torch.manual_seed(0)
+    plain, equal = torch.randn(12, 40), torch.randn(12, 5)
+    equal[3], equal[7] = equal[5], equal[5]
+    outlier = torch.randn(12, 5)
+    outlier[2] *= 1e4
+    batches = {
+        "plain": plain, "equal": equal, "outlier": outlier, "far": 1000 + plain, "tiny": 1e-30 * plain,
+        "huge": 1e33 * plain, "line": plain[:, :1], "half": plain.bfloat16(), "all equal": torch.ones(12, 3),
+    }  # fmt: skip
+    for name, student in batches.items():
+        for teacher in (torch.randn(12, 6), student.flip(0)):
+            exact = value_and_gradient(
+                partial(related_angles, relation, teacher=teacher.double()), student.double().requires_grad_()
+            )
+            assert name in ("line", "all equal") or exact[0] > 0.01
+            for largest in (None, 1, 500):
+                with case(name, largest):
+                    own = student.clone().requires_grad_()
+                    value, gradient = value_and_gradient(
+                        partial(related_angles, relation, teacher=teacher, largest=largest), own
+                    )
+                    assert value.dtype == torch.float32
+                    assert value.item() == pytest.approx(exact[0].item(), rel=1e-6)
+                    close = 5e-3 if name == "half" else 1e-5
+                    size = 0.1 if name == "line" else exact[1].abs().max().item()  # angles on a line do not change
+                    assert (gradient.double() - exact[1]).abs().max().item() <= close * size
+
+
 def test_no_more_than_a_block_of_triplets_is_ever_held() -> None:
     student, teacher = torch.randn(256, 16, requires_grad=True), torch.randn(256, 16)
     with largest_tensor() as seen:
