@@ -31,13 +31,15 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import click
+import torch
+from torch import Tensor
 
 from compare import known, trained
 from labels import trained_head
 from relgraph import Callback
 from relgraph.analysis.colours import TEN
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.files import read_yaml, write_atomically
+from relgraph.files import read_yaml, replacing, write_atomically
 from relgraph.methods import METHODS as CLASSES
 from relgraph.training.callbacks import StepEnd
 from relgraph.training.evaluation import linear_probe
@@ -153,14 +155,29 @@ def chosen(runs: Runs, methods: list[str]) -> dict[str, float]:
     return found
 
 
-def probe(path: Path) -> float:
+def teacher_vectors(run: TrainedRun, file: Path) -> dict[str, Tensor]:
+    """Return the frozen teacher's own vectors, once for all runs of a folder: its pass over all images takes minutes.
+
+    Those of training and validation images, which each seed divides otherwise, are sorted by `index`.
+    """
+    if not file.exists():
+        every = run.images("all")
+        vectors, tested = run.vectors(every)[1], every.masks["test_mask"]
+        assert vectors is not None
+        index, order = every.index[~tested].sort()
+        with replacing(file) as part:
+            torch.save({"train": vectors[~tested][order], "index": index, "test": vectors[tested]}, part)
+    kept: dict[str, Tensor] = torch.load(file)
+    return kept
+
+
+def probe(path: Path, file: Path) -> float:
     """Return the accuracy of a logistic regression on the frozen teacher's own vectors, with the labels of a run."""
     run = TrainedRun(path)
-    train, test = run.images("train"), run.images("test")
+    train, test, kept = run.images("train"), run.images("test"), teacher_vectors(run, file)
     learned = train.select(train.labels >= 0)
-    own, others = run.vectors(learned)[1], run.vectors(test)[1]
-    assert own is not None and others is not None
-    return linear_probe(own, learned.labels, others, test.labels)
+    own = kept["train"][torch.searchsorted(kept["index"], learned.index)]
+    return linear_probe(own, learned.labels, kept["test"], test.labels)
 
 
 def figures(runs: Runs, run: Run, what: str = "test_top1") -> list[float]:
@@ -283,7 +300,7 @@ def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epoc
             path = folder / run.key.replace(", ", "-").replace(" ", "_").replace("%", "percent")
             found[run.key] = one_run(own, path, Until(end))
             if run.name == "EGA" and run.factor == 1.0:
-                found[run.key]["teacher_probe"] = probe(path)
+                found[run.key]["teacher_probe"] = probe(path, folder / "teacher.pt")
             factors, every = chosen(found, [*METHODS]), [*SEEDS]  # also of runs that an earlier call made
             report = {"environment": environment(0), **told, "shares": every, "factors": factors,
                       "summary": summary(found, [*METHODS], every, factors), "runs": found}  # fmt: skip
