@@ -13,6 +13,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import read_parquet, reading, replacing, torch_load, torch_save
 
 COLUMNS = ("source", "target")
+OF_EXPORT = "graph_source"  # a column of the tables that `relgraph export` writes
 
 
 class EdgeList(NamedTuple):
@@ -73,7 +74,7 @@ def _of_csv(path: Path) -> EdgeList:
 
 def _of_parquet(path: Path) -> EdgeList:
     table = read_parquet(path)
-    names = [name for name in (*COLUMNS, "weight") if name in table.column_names]
+    names = [name for name in (*COLUMNS, "weight", OF_EXPORT) if name in table.column_names]
     return _of_columns(path, {name: table[name].to_pylist() for name in names})
 
 
@@ -85,6 +86,9 @@ def _of_columns(path: Path, columns: Mapping[str, list[Any]]) -> EdgeList:
     ends = (*sources, *targets)
     if {type(end) for end in ends} not in ({int}, {str}, set()) or "" in ends:
         raise RelgraphError(f"{path}: expected source and target as positions or as names alike, without empty cells")
+    if OF_EXPORT in columns and isinstance(next(iter(sources), None), str):
+        told = "as `relgraph export` writes them, with the nodes beside it"
+        raise RelgraphError(f"{path} has edges {told}: expected each end's `index` there in place of its `id`")
     weights = columns.get("weight")
     if weights is not None and not all(isinstance(weight, int | float) for weight in weights):
         raise RelgraphError(f"{path}: expected a number as the weight of each edge")

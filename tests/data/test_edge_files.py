@@ -44,6 +44,7 @@ def test_what_is_no_edge_is_told(tmp_path: Path) -> None:
         "source,target\n1,\n": "without empty cells",
         "source,target,weight\n1,2,x\n": "a number as the weight of each edge",
         "source,target,weight\n1,2,0.5\n2,1,nan\n": "finite weights, found nan of edge 1",
+        "source,target,graph_source\nt1,t0,own\n": "as `relgraph export` writes them",
     }
     for text, told in tables.items():
         assert_refused_like((partial(read_edges, csv(tmp_path, text)), told))
