@@ -30,8 +30,10 @@ class CSD(Keyed):
     nearest images were found, with the batch beside them 63 %, hence the default. The benchmark's code has `tau=1`,
     `teacher_tau=0.01` and weight 10: since a cosine is at most 1, its student cannot be sharper than e^2 from key to
     key, and a perfect copy of the teacher has a loss far above 0. Both are 0.1 here, at weight 1, which scales the
-    gradient for cosines as weight 10 does at `tau=1`. That code refuses batches of fewer than `length` images, all of
-    which are compared here. Sparse graphs and the queue are ours.
+    gradient for cosines as weight 10 does at `tau=1`: of five choices the one with the most first answers of the right
+    class among validation classes of CIFAR-100, 40.7 % for 35.8 with the published pair, at equal mAP after `align`
+    (ResNet-8, 6 epochs, one seed; experiments/README.md). That code refuses batches of fewer than `length` images, all
+    of which are compared here. Sparse graphs and the queue are ours.
 
     Paper: Contextual Similarity Distillation for Asymmetric Image Retrieval (Wu, Wang, Zhou, Li, Tian, CVPR 2022)
     Differs: a benchmark's formula, since the authors have no code; its temperatures, 1 and 0.01 at weight 10, leave a
