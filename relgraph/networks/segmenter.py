@@ -117,8 +117,10 @@ class Scored(Backbone):
         return scores
 
 
-def check_size(backbone: Backbone, in_channels: int, size: tuple[int, int]) -> None:
+def check_size(backbone: Backbone, in_channels: int, size: tuple[int, int], options: str) -> None:
     """Check that a backbone reads images of some height and width, which a vision transformer may not.
+
+    `options` are those by which the size is chosen.
 
     Raises:
         RelgraphError: if it does not.
@@ -127,7 +129,7 @@ def check_size(backbone: Backbone, in_channels: int, size: tuple[int, int]) -> N
         map_shapes(backbone, in_channels, size)
     except Exception as error:  # of a library or a user, of whatever kind
         told = f"the student cannot read images of {size[0]} x {size[1]} pixels"
-        raise RelgraphError(f"{told}: {first_line(error)}; see --image-size and --crop-size") from error
+        raise RelgraphError(f"{told}: {first_line(error)}; see {options}") from error
 
 
 def scored(backbone: Backbone, classes: int, in_channels: int, image_size: int) -> Scored:

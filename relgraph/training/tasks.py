@@ -101,7 +101,7 @@ class Task:
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
         if self.size[0] != self.size[1]:  # it was measured with a square
-            check_size(backbone, self.data.train.images.shape[1], self.size)
+            check_size(backbone, self.data.train.images.shape[1], self.size, "--image-size")
         return Student(backbone, dim, len(self.data.train.classes))
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
@@ -318,7 +318,7 @@ class Pixels(Task):
         train = self.data.train
         network = scored(backbone, len(train.classes), train.images.shape[1], train.images.shape[-1])
         for size in {self.size, super().size}:
-            check_size(backbone, train.images.shape[1], size)
+            check_size(backbone, train.images.shape[1], size, "--image-size and --crop-size")
         return Segmenter(network, dim)
 
     @torch.no_grad()
