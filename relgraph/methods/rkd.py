@@ -141,7 +141,7 @@ def related_angles(
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
-    if isinstance(topology, Edges) or relation.kernel is not cosine or torch.float64 in (student.dtype, teacher.dtype):
+    if isinstance(topology, Edges) or relation.kernel != cosine or torch.float64 in (student.dtype, teacher.dtype):
         return _from_differences(relation, student, teacher, topology, LARGEST if largest is None else largest)
     largest = largest or (LARGEST_ON_CPU if student.device.type == "cpu" else LARGEST)
     squares = [_at_most_one(squared_differences(x, x, dtype=torch.float64)) for x in (student, teacher)]

@@ -1,5 +1,6 @@
 """RKD against the authors' numbers and against loops over pairs and triplets."""
 
+import copy
 import math
 from functools import partial
 from itertools import product
@@ -140,6 +141,14 @@ def test_no_more_than_a_block_of_triplets_is_ever_held() -> None:
     with largest_tensor() as seen:
         torch.autograd.backward(RKD()(student, teacher))
     assert seen.numel <= rkd.LARGEST < 256**3
+
+
+def test_a_copy_computes_the_same_way() -> None:
+    student, teacher = torch.randn(64, 512), torch.randn(64, 512)
+    with largest_tensor() as seen:
+        value = copy.deepcopy(RKD())(student, teacher)
+    assert value == RKD()(student, teacher)
+    assert seen.numel <= 64**3 < 64**2 * 512, "no differences"
 
 
 def test_a_weight_of_zero_leaves_the_angles_out() -> None:
