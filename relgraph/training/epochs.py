@@ -5,6 +5,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from math import log
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -189,7 +190,13 @@ class Job:
         if near is not None:
             figures.append(f"{near.replace('_', ' ')} {row[near]:.1f} %")
         start = f"epoch {row['epoch']:>3}/{self.schedule.epochs}", f"loss {row['loss']:.4f}"
-        return "  ".join([*start, *figures, f"{row['images_per_s']:.0f} images/s"])
+        return "  ".join([*start, *figures, f"{row['images_per_s']:.0f} images/s", *self._doubts(row)])
+
+    def _doubts(self, row: Mapping[str, float]) -> list[str]:
+        """Return what the student's loss does not show: a teacher's head that diverges leaves it without a teacher."""
+        head, chance = row.get("teacher_head", 0.0), log(max(2, len(self.data.train.classes)))
+        told = f"teacher's head diverges: cross-entropy {head:.3g}, by chance {chance:.2f}; see --teacher-lr"
+        return [told] if head > 2 * chance else []
 
     def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the content of `result.json`, here what all jobs tell."""

@@ -80,7 +80,12 @@ def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "  val 12.00 %  batch overlap 50.0 %  " in first and "  val k-NN 90.00 %  batch overlap 50.0 %  " in second
     assert "val" not in third and all(line.endswith(" images/s") for line in (first, second, third))
     row: Mapping[str, float] = {"epoch": 2, "loss": 1.5, "train_top1": 50.0, "val_top1": 40.0, "images_per_s": 7.4}
-    assert job.line(row) == "epoch   2/4  loss 1.5000  train 50.00 %  val 40.00 %  7 images/s"
+    line = "epoch   2/4  loss 1.5000  train 50.00 %  val 40.00 %  7 images/s"
+    assert job.line(row) == line
+    by_chance = math.log(len(job.data.train.classes))
+    assert job.line({**row, "teacher_head": 1.9 * by_chance}) == line
+    told = f"  teacher's head diverges: cross-entropy 1.23e+03, by chance {by_chance:.2f}; see --teacher-lr"
+    assert job.line({**row, "teacher_head": 1234.5}) == line + told
 
 
 def test_what_is_no_number_is_named_and_finished_epochs_are_kept(tmp_path: Path) -> None:
