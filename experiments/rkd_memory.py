@@ -3,9 +3,9 @@
     python experiments/rkd_memory.py --out rkd_memory.json
 
 Three forms of the same loss: `RKD()`, whose angles follow from distances; the same parts with all triplets at once; and
-the published formula written out, which forms all differences.
-Times are medians, taken in turn, so that a machine whose speed drifts treats them alike. Memory is what a new process
-(on a GPU: its allocator) held at most beyond what it held after a small batch.
+the published formula written out, which forms all differences. Times are medians, taken in turn, so that a machine
+whose speed drifts treats them alike. Memory is what a new process (on a GPU: its allocator) held at most beyond what it
+held after a small batch.
 """
 
 import json

@@ -21,8 +21,8 @@ from relgraph.methods.relational import FixedParts
 # Numbers in the largest tensor of a block. On a processor angles of float32 come in smaller ones, 2 MiB of float64,
 # which stay in its caches; 64 nodes are one block.
 LARGEST, LARGEST_ON_CPU = 2**21, 2**18
-# Squared distance to an anchor, of the largest one of a network, from which on a node has an angle: 1 / 1e-36 and the
-# product of two such distances are in the range of float32.
+# The least squared distance to an anchor, as a share of a network's largest, at which a node has an angle there: its
+# reciprocal, and the product of two such distances, are in the range of float32.
 LEAST = 1e-36
 
 
@@ -124,9 +124,9 @@ def related_angles(
     with the same value and gradient.
 
     Of float32 or less the cosines between all nodes are computed from distances in float64 (`angles`), which is D times
-    less work and nearer to the exact numbers than differences in float32. Nodes coincide where `squared_differences`
-    says so, or where they are 1e-18 times as far apart as the farthest two. Of float64, where a distance would cancel
-    digits of near nodes, and with other kernels, differences are formed.
+    less work than differences in float32, with a gradient nearer to the exact one. Nodes coincide where
+    `squared_differences` says so, or where they are 1e-18 times as far apart as the farthest two. Of float64, where a
+    distance would cancel digits of near nodes, and with other kernels, differences are formed.
 
     Args:
         relation: Kernel, which does not see the scale of all nodes, and criterion; no scale, and of the criterion its
@@ -142,7 +142,7 @@ def related_angles(
     tensor(16.)
     """
     if isinstance(topology, Edges) or relation.kernel != cosine or torch.float64 in (student.dtype, teacher.dtype):
-        return _from_differences(relation, student, teacher, topology, LARGEST if largest is None else largest)
+        return _from_differences(relation, student, teacher, topology, largest or LARGEST)
     largest = largest or (LARGEST_ON_CPU if student.device.type == "cpu" else LARGEST)
     squares = [_at_most_one(squared_differences(x, x, dtype=torch.float64)) for x in (student, teacher)]
 
