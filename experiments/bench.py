@@ -3,6 +3,7 @@
 python experiments/bench.py --quick
 python experiments/bench.py scaling --plot scaling.png
 python experiments/bench.py students
+python experiments/bench.py precision
 """
 
 import json
@@ -18,6 +19,7 @@ from relgraph_cli.show import table
 from tqdm import tqdm
 
 from benchmark.loops import Settings
+from benchmark.precision import precision
 from benchmark.scaling_command import scaling
 from benchmark.students import students
 from benchmark.training import measure_training
@@ -29,6 +31,7 @@ Examples:
   python experiments/bench.py --quick
   python experiments/bench.py scaling --plot scaling.png
   python experiments/bench.py students --students resnet8,vgg8 --threads 1
+  python experiments/bench.py precision --threads 1
   python experiments/bench.py --compile --student resnet20 --teacher timm:vit_small_patch14_dinov2 --json bench.json
 """
 
@@ -79,7 +82,7 @@ def training(
     On random images of 32 pixels in 100 classes; teacher and embeddings are random too, so nothing is downloaded. All
     rows of a table are measured in turn in one run: compare ratios, not times of different days. Some three minutes on
     two cores. `bench.py scaling` measures what the loss alone takes as the batch grows, `bench.py students` what the
-    trainer takes beyond a bare loop.
+    trainer takes beyond a bare loop, `bench.py precision` what small networks take in bfloat16.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -113,7 +116,7 @@ def _training_by_default(context: click.Context, /, **options: Any) -> None:
 
 bench = Commands(
     "bench",
-    commands=[training, scaling, students],
+    commands=[training, scaling, students, precision],
     callback=_training_by_default,
     invoke_without_command=True,
     params=training.params,

@@ -24,6 +24,7 @@ from relgraph.methods.base import Shapes, Space, pool_of
 from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
+from relgraph.networks.depthwise import depthwise_in_float32
 from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, weights_fingerprint
 from relgraph.networks.heads import Head, Student
 from relgraph.networks.plain import PlainStudent
@@ -380,7 +381,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     dim = recipe.projected(None if teacher is None else teacher.width)
     if not (task.of_images or recipe.compares_embeddings):
         dim = None  # a projection that nothing would train
-    student = task.student(backbone, dim).to(memory_format=torch.channels_last)
+    student = depthwise_in_float32(task.student(backbone, dim).to(memory_format=torch.channels_last))
     head = None if teacher is None else _teacher_head(recipe, teacher, task, dim)
     method = None
     if teacher is not None:

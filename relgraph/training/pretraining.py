@@ -21,6 +21,7 @@ from relgraph.methods.sskd import views_to_images
 from relgraph.names import build_backbone, student
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised, without_statistics
+from relgraph.networks.depthwise import depthwise_in_float32
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output, StepInputs
@@ -352,6 +353,7 @@ def new_network(recipe: PretrainRecipe, data: DataSet, processes: ProcessGroup =
     if student(recipe.network).published:
         raise RelgraphError(f"pretrain begins with random weights: expected a name without them, got {recipe.network}")
     backbone = build_backbone(recipe.network, channels, image_size=side).to(memory_format=torch.channels_last)
+    backbone = depthwise_in_float32(backbone)
     if recipe.objective == "moco":
         return MoCo(backbone, recipe.dim, recipe.hidden, recipe.temperature, recipe.queue, recipe.key_momentum,
                     processes)  # fmt: skip

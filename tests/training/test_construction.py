@@ -42,6 +42,15 @@ def test_student_starts_alike_whatever_the_method(make: RecipeMaker) -> None:
     assert not equal(states(new(make(seed=1)).student), first)
 
 
+def test_slow_layers_of_a_small_student_are_in_float32(make: RecipeMaker) -> None:
+    """Those that `depthwise_in_float32` finds; names and first weights are those of the network as it is."""
+    recipe = make(student="mobilenetv2", method="none")
+    found = new(recipe).student.backbone
+    assert "Float32Conv2d" in {type(layer).__name__ for layer in found.modules()}
+    torch.manual_seed(recipe.seed)
+    assert equal(states(found), states(build_backbone("mobilenetv2", 3, image_size=8)))
+
+
 def test_the_parts_of_a_recipe_reach_the_method(make: RecipeMaker) -> None:
     method = new(
         make(method="ega+rkd", kernel="gaussian:0.4", criterion="huber", method_args=("scale=by_mean",))

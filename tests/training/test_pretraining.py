@@ -141,6 +141,15 @@ def test_half_precision_is_for_the_networks_alone(recipes: Maker) -> None:
         assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+def test_slow_layers_of_a_small_network_are_in_float32(recipes: Maker) -> None:
+    job = build_pretraining(recipes("moco", network="mobilenetv2", precision="bf16-mixed"))
+    networks = job.objective.get_submodule("backbone"), job.objective.get_submodule("keys.0")
+    own, keys = ([type(layer).__name__ for layer in network.modules()] for network in networks)
+    assert "Float32Conv2d" in own
+    assert own == keys
+    assert train_epoch(job, 0)[0]["loss"] > 0
+
+
 # Runs
 
 

@@ -95,3 +95,16 @@ def test_the_trainer_against_a_bare_loop(tmp_path: Path) -> None:
         assert (row["ratio"]["min"], row["ratio"]["max"]) == (quotients[0], quotients[1]) and quotients[0] > 0
         assert f"{quotients[0]:.2f} .. {quotients[1]:.2f}" in shown
     assert "unknown student" in failure("students", "--students", "resnet9")
+
+
+def test_precisions_of_small_networks(tmp_path: Path) -> None:
+    file = tmp_path / "precision.json"
+    small = ("--students", "mobilenetv2,resnet8", "--batch-size", 2, "--image-size", 32, "--steps", 1, "--rounds", 2)
+    shown = program("precision", *small, "--json", file).stdout
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["student"] for row in report["rows"]] == ["mobilenetv2", "resnet8"]
+    for row in report["rows"]:
+        quotients = sorted(a / b for a, b in zip(row["bfloat16"], row["relgraph"], strict=True))
+        assert f"{quotients[0]:.2f} .. {quotients[1]:.2f}" in shown
+        assert f"{1e3 * sum(row['float32']) / 2:.2f}" in shown
+    assert "unknown student" in failure("precision", "--students", "resnet9")
