@@ -224,7 +224,7 @@ def _index(run: TrainedRun, gallery: str, images: ImageSet, student: Tensor, tea
 def _no_teacher(run: TrainedRun, images: ImageSet) -> RelgraphError:
     if is_vectors(run.recipe.teacher) and run.recipe.uses_teacher:
         told = f"{run.recipe.teacher} has no vectors of the {images.split} images: expected --split train"
-        return RelgraphError(f"{told}, --gallery own, or a run with --holdout-classes")
+        return RelgraphError(f"{told}, --gallery own, a run with --holdout-classes, or a file that names them too")
     return RelgraphError(f"{run.run.path} was trained without a teacher: expected --gallery own")
 
 

@@ -40,7 +40,7 @@ from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import Pixels
 from relgraph.training.validation_graph import compares_features
-from relgraph.training.vectors import in_original, open_vectors, vector_file
+from relgraph.training.vectors import vector_file, vectors_of
 
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
@@ -81,7 +81,7 @@ class TrainedRun:
         tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
         head = {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}
-        self._rows = dict[str, VectorTeacher]()  # of a file of vectors, by split
+        self._rows = dict[str, VectorTeacher | None]()  # of a file of vectors, by split
         self._told = set[str]()  # splits of which it was told that the teacher's vectors are not known
         if head:
             width = None
@@ -169,8 +169,8 @@ class TrainedRun:
         """Return the student's vectors of images, and the teacher's own ones, on the CPU; `None` without a teacher.
 
         The student's are those of its file, in the space in which its method compared; the teacher's become such by
-        `teacher_side`. Of a teacher `vectors:FILE` they are known of images of the original training split alone.
-        Without `teacher` it is not asked.
+        `teacher_side`. Of a teacher `vectors:FILE` they are known of images of the original training split, and of a
+        split all of whose images it names. Without `teacher` it is not asked.
         """
         student = self._embedded(VectorsAlone(self.plain), self._prepare, images, "student")
         return student, self._teachers_own(images) if teacher else None
@@ -186,20 +186,30 @@ class TrainedRun:
         """Return the frozen teacher's own vectors of images, as far as they are known."""
         if self.teacher is not None:
             return self._embedded(self.teacher, input_of(self.teacher), images, "teacher")
-        if not is_vectors(self.recipe.teacher) or not in_original(self.data, images):
+        if not self.knows_teacher(images):
             return None
         found = torch.empty(len(images), self._vector_file.rows.shape[1])
         for split, own in zip(SPLITS, images.masks.values(), strict=True):
             if own.any():
-                places = torch.searchsorted(getattr(self.data, split).index, images.index[own])
-                found[own] = self._matched(split).rows(places)
+                matched, index = self._rows[split], getattr(self.data, split).index
+                assert matched is not None
+                found[own] = matched.rows(torch.searchsorted(index, images.index[own]))
         return found
 
-    def _matched(self, split: str) -> VectorTeacher:
+    def knows_teacher(self, images: ImageSet) -> bool:
+        """Return whether the teacher's vectors of images can be had: by its network, or from a file of vectors."""
+        if self.teacher is not None or not is_vectors(self.recipe.teacher):
+            return self.teacher is not None
+        found = (self._matched(split) for split, own in zip(SPLITS, images.masks.values(), strict=True) if own.any())
+        return all(part is not None for part in found)
+
+    def _matched(self, split: str) -> VectorTeacher | None:
         """Return a split's rows of the file of vectors, matched once, since all files are listed for their names."""
         if split not in self._rows:
-            self._rows[split] = open_vectors(self.recipe, self.data, getattr(self.data, split), self._vector_file)
-            check_frozen(self.inputs, {"teacher": network_of(self._rows[split])}, str(self.run.path))
+            found = vectors_of(self.recipe, self.data, getattr(self.data, split), self._vector_file)
+            if found is not None:
+                check_frozen(self.inputs, {"teacher": network_of(found)}, str(self.run.path))
+            self._rows[split] = found
         return self._rows[split]
 
     @cached_property

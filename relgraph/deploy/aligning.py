@@ -73,7 +73,7 @@ class _Source:
 
     def knows(self, images: ImageSet) -> bool:
         """Return whether the teacher's vectors of a split can be had."""
-        return self.run.teacher is not None or in_original(self.run.data, images)
+        return in_original(self.run.data, images) or self.run.knows_teacher(images)
 
     def blocks(self, images: ImageSet, progress: str) -> Iterator[_Pair]:
         """Yield the vectors of images, some thousands at a time."""

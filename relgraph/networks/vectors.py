@@ -121,11 +121,13 @@ class VectorTeacher(Teacher):
 
     Attributes:
         width: Length of a vector.
+        file: The file of its vectors.
     """
 
     def __init__(self, file: VectorFile, row: Tensor) -> None:
-        """Take the vectors, and the row `(N,)` of each training image."""
+        """Take the vectors, and the row `(N,)` of each training image, or of each image of another split."""
         nn.Module.__init__(self)
+        self.file = file
         self.name, self.width = f"vectors:{file.path}", file.rows.shape[1]
         self._table, self._row, self._sha256 = torch.from_numpy(file.rows), row, file.sha256
 

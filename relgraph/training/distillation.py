@@ -29,6 +29,7 @@ from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, 
 from relgraph.networks.heads import Head, Student
 from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
+from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.board import write_projector
@@ -51,7 +52,7 @@ from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Pixe
 from relgraph.training.trainer import run_job
 from relgraph.training.trials import decided, trial_step
 from relgraph.training.validation_graph import FEWEST, OVERLAP, SELECTED, ValidationGraph, compares_features
-from relgraph.training.vectors import open_vectors
+from relgraph.training.vectors import open_vectors, vectors_of
 
 
 @dataclass(eq=False)
@@ -273,7 +274,7 @@ def build(recipe: Recipe, *, restored: bool = False, kept: Path | None = None) -
 
 
 def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> ValidationGraph | None:
-    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher reads.
+    """Return the graph that is measured after each epoch; `None` with too few images, or none that a teacher knows.
 
     It picks the best epoch of a student that stands in the teacher's own space and learns no class, which is to find
     there what the teacher finds; of unseen classes their task does.
@@ -281,9 +282,11 @@ def _validation_graph(recipe: Recipe, task: Task, teacher: Teacher | None) -> Va
     images = task.data.val if recipe.measured == "val" else task.data.test
     selects = recipe.target_space == "teacher" and not recipe.learns_labels and not task.data.unseen
     few = (recipe.diagnose_every == 0 and not selects) or len(images) < FEWEST
-    if few or not task.of_images or teacher is None or names.is_vectors(recipe.teacher):
+    if few or not task.of_images or teacher is None:
         return None
-    return ValidationGraph(task, images, teacher, selects=selects)
+    if isinstance(teacher, VectorTeacher):
+        teacher = vectors_of(recipe, task.data, images, teacher.file)
+    return None if teacher is None else ValidationGraph(task, images, teacher, selects=selects)
 
 
 def _steps(recipe: Recipe, task: Task, frozen: Mapping[str, Mapping[str, Any]]) -> int:

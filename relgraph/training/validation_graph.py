@@ -15,6 +15,7 @@ from relgraph.methods.contrastive import Contrastive
 from relgraph.names import read_arguments
 from relgraph.networks.plain import PlainStudent, VectorsAlone
 from relgraph.networks.teachers import Teacher
+from relgraph.networks.vectors import VectorTeacher
 from relgraph.training.evaluation import embed
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
@@ -40,17 +41,27 @@ class ValidationGraph:
 
     Each of several processes measures all of the images, so that their number changes nothing.
 
+    Args:
+        task: What the student learns.
+        images: A split; of a `VectorTeacher` its vectors are those of these images.
+        teacher: The frozen teacher.
+        selects: Whether `overlap@8` picks the best epoch.
+
     Attributes:
         images: The sample.
-        teacher: The frozen teacher's own vectors of it, `(N, D)`.
-        selects: Whether `overlap@8` picks the best epoch.
+        teacher: The teacher's own vectors of it, `(N, D)`.
+        selects: As above.
     """
 
     def __init__(self, task: Task, images: ImageSet, teacher: Teacher, *, selects: bool = False) -> None:
         self.selects = selects
         kept = min(len(images), SAMPLE)
-        self.task, self.images = task, images.select(torch.arange(kept) * len(images) // kept)
-        self.teacher = embed(teacher, self.images, input_of(teacher), BATCH, task.device, "teacher", task.workers)
+        places = torch.arange(kept) * len(images) // kept
+        self.task, self.images = task, images.select(places)
+        if isinstance(teacher, VectorTeacher):
+            self.teacher = teacher.rows(places)
+        else:
+            self.teacher = embed(teacher, self.images, input_of(teacher), BATCH, task.device, "teacher", task.workers)
         self.neighbours = nearest_in_blocks(self.teacher, NEIGHBOURS)[0]
 
     def vectors(self, student: PlainStudent) -> Tensor:

@@ -60,6 +60,20 @@ def open_vectors(
     return VectorTeacher(file, images.index.cpu())
 
 
+def vectors_of(recipe: Recipe, data: DataSet, images: ImageSet, file: VectorFile) -> VectorTeacher | None:
+    """Return the recipe's teacher `vectors:FILE` for the images of a split; `None` where its file does not know them.
+
+    Those of the original training split it must know (see `open_vectors`); others it does if it names all of them.
+
+    Raises:
+        RelgraphError: as `open_vectors`.
+    """
+    if in_original(data, images):
+        return open_vectors(recipe, data, images, file)
+    row = rows_of(file, recipe, data, images)
+    return VectorTeacher(file, row) if bool((row >= 0).all()) else None
+
+
 def original_size(data: DataSet) -> int:
     """Return the size of the original training split, of which other images may have been drawn."""
     return sum(len(images) for images in (data.train, data.val, data.test) if in_original(data, images))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from relgraph.analysis.galleries import evaluate_gallery
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.data.images import ImageFiles
 from relgraph.files import read_json
@@ -142,6 +143,43 @@ def test_vectors_of_every_split_are_found_by_names_that_are_listed_once(
     for which in (torch.arange(24), torch.randperm(24)[:9], torch.tensor([23, 0])):
         assert torch.equal(cast(torch.Tensor, run.vectors(images.select(which))[1]), expected[which])
     assert listed == ["train", "val", "test"]
+
+
+def test_a_file_that_names_the_test_images_knows_the_teacher_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "images", {"train": 22, "test": 10})
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.png"))
+    own: dict[str, Any] = {"method": "csd", "target_space": "teacher", "dim": None}
+    train(recipe(folder, saved(tmp_path / "v.npy", ROWS, names), **own), tmp_path / "run")
+    run = TrainedRun(tmp_path / "run")
+    images = run.images("test")
+    place = [names.index(name) for name in run.data.file_names(images) or ()]
+    assert len(place) == 20 and torch.equal(cast(torch.Tensor, run.vectors(images)[1]), torch.from_numpy(ROWS)[place])
+    assert evaluate_run(run)["teacher"].keys() >= {"top1", "knn", "linear"}
+    assert "the teacher is left out" not in capsys.readouterr().err
+    assert evaluate_gallery(run, "teacher", "test")["teacher_teacher"]["overlap@10"] == 100
+    del names[place[2]]
+    train(recipe(folder, saved(tmp_path / "w.npy", ROWS[1:], names), **own), tmp_path / "other")
+    other = TrainedRun(tmp_path / "other")
+    assert other.vectors(other.images("test"))[1] is None
+    assert_refused_like((lambda: evaluate_gallery(other, "teacher", "test"), "no vectors of the test images: .* too$"))
+
+
+def test_the_graph_of_validation_images_is_known_from_vectors(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images", {"train": 22, "test": 10})
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.png"))
+    file, options = saved(tmp_path / "v.npy", ROWS, names), {"method": "rkd", "val_fraction": 0.4}
+    for split in ("val", "test"):
+        job = build(recipe(folder, file, select=split, **options))
+        sample = job.sample
+        assert sample is not None and sample.images.split == split
+        own = [names.index(name) for name in job.data.file_names(sample.images) or ()]
+        assert len(own) >= 17 and torch.equal(sample.teacher, torch.from_numpy(ROWS)[own])
+        assert "overlap@8" in job.evaluate(0)
+    file = saved(tmp_path / "w.npy", ROWS[:44])  # in the order of the training split
+    assert build(recipe(folder, file, **options)).sample is not None
+    assert build(recipe(folder, file, select="test", **options)).sample is None
 
 
 def test_seed_learns_from_vectors_alone(data: Path, tmp_path: Path) -> None:
