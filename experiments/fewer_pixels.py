@@ -28,7 +28,7 @@ SIZE, IMAGES, BATCH = 40, 4096, 256
 
 
 class MobileNetV2(nn.Module):
-    """The teacher's network without its classifier, on images enlarged to SIZE pixels."""
+    """The teacher's network without its classifier, on images enlarged to SIZE pixels: vectors of 1,280 numbers."""
 
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -42,6 +42,17 @@ class MobileNetV2(nn.Module):
         large = interpolate(images, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
         vectors: Tensor = self.network(large)
         return vectors
+
+
+class Short(MobileNetV2):
+    """The same without its last convolution, from 320 to 1,280 maps: the projection of 320 numbers stands for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.conv_head, self.network.bn2 = nn.Identity(), nn.Identity()
+
+
+NETWORKS = {network.__name__: network for network in (MobileNetV2, Short)}
 
 
 @torch.no_grad()
@@ -76,12 +87,12 @@ def unfold(network: nn.Module, images: Tensor) -> None:
 @click.command(help=__doc__)
 @click.option("--weights", required=True, type=click.Path(path_type=Path), help="The teacher's, which are folded.")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="Options of relgraph train.")
+@click.option("--network", default="MobileNetV2", show_default=True, type=click.Choice([*NETWORKS]))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
 @torch.no_grad()
-def main(weights: Path, config: Path, out: Path) -> None:
-    student = MobileNetV2()
-    named = {name: tensor.float() for name, tensor in load_file(weights).items() if not name.startswith("classifier.")}
-    student.network.load_state_dict(named)
+def main(weights: Path, config: Path, network: str, out: Path) -> None:
+    student, known = NETWORKS[network](), load_file(weights)
+    student.network.load_state_dict({name: known[name].float() for name in student.network.state_dict()})
     told = {name: value for name, value in read_yaml(config).items() if name not in ("student_weights", "normalise")}
     train = open_data(resolve(told)).train
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:IMAGES]
