@@ -256,6 +256,7 @@ def test_vectors_of_a_teacher_without_a_network(make: RecipeMaker, unseen: dict[
     opened = TrainedRun(tmp_path / "seen")
     assert opened.vectors(opened.images("test"))[1] is opened.vectors(opened.images("val"))[1] is None
     np.save(tmp_path / "v.npy", rows[:36] + 1)
+    opened = TrainedRun(tmp_path / "seen")
     assert_refused_like(
         (lambda: opened.vectors(opened.images("train")), r"^the weights of the teacher vectors:.* others$")
     )
