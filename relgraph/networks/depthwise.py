@@ -1,8 +1,9 @@
 """Depthwise convolutions in float32 on a CPU where the rest of a network computes in bfloat16.
 
 torch's gradient of a depthwise convolution in bfloat16 is fast for kernels of 3 x 3 at stride 1 alone: larger ones take
-about twice as long as in float32, those at stride 2 ten to twenty times, and with them a step of many small networks is
-slower than in float32 (AMD EPYC with bf16 instructions and without AMX, torch 2.14; `bench.py precision`).
+about twice as long as in float32, those at stride 2 about ten times and more, and with them a step of many small
+networks is slower than in float32 (AMD EPYC with bf16 instructions and without AMX, torch 2.14; `bench.py precision`
+measures networks).
 """
 
 from typing import Any, TypeVar
