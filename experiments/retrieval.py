@@ -172,11 +172,10 @@ def main(
         with permitting([student]):
             result = trained({**options, **own, "student": student, "seed": seed}, path)
             measured = figures(path, split, name == "untrained")
+            if name == "untrained":
+                results.setdefault(f"{short}, ridge regression", []).append(ridge(path, split))
         found = {"seed": seed, **measured, "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
         results.setdefault(key, []).append(found)
-        if name == "untrained":
-            with permitting([student]):
-                results.setdefault(f"{short}, ridge regression", []).append(ridge(path, split))
         report = {"environment": environment(0), **told, "untrained": UNTRAINED, "summary": summary(results),
                   "runs": results}  # fmt: skip
         write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
