@@ -67,7 +67,7 @@ class TrainOptions(RunOptions, total=False):
     teacher_mode: Literal["auto", "online", "stored"]
     embeddings: str
     teacher_stages: tuple[str, ...]
-    teacher_head: Literal["joint", "sequential", "own"]
+    teacher_head: Literal["joint", "sequential", "fitted", "own"]
     head_epochs: int | None
     student: str | Any
     student_weights: str | None

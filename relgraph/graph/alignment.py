@@ -244,7 +244,7 @@ class VectorTransform(nn.Module):
         cls, vectors: Rows | Iterable[Tensor], *, pca: int | None = None, centre: bool = True, normalise: bool = True
     ) -> Self:
         """Return the transform of training vectors, `(N, D)` or blocks of them, read once: see `of_moments`."""
-        given = vectors if not hasattr(vectors, "shape") else _blocks(vectors)
+        given = vectors if not hasattr(vectors, "shape") else blocks_of(vectors)
         blocks = (normalize(block, dim=-1) for block in given)
         if pca is None:
             return cls._about_mean(blocks, centre, normalise)
@@ -292,21 +292,31 @@ class VectorTransform(nn.Module):
         """
         products, _ = moments.about(centred=centre)
         mean = moments.means[1] if centre else torch.zeros_like(moments.means[1])
-        return cls(mean.to(dtype), None if pca is None else _principal(products, pca).to(dtype), normalise)
+        return cls(mean.to(dtype), None if pca is None else _leading(products, pca).to(dtype), normalise)
 
 
-def _blocks(rows: Any) -> Iterable[Tensor]:
+def blocks_of(rows: Any) -> Iterable[Tensor]:
+    """Yield vectors `(N, D)` in blocks."""
     block = max(1, min(BLOCK, NUMBERS // rows.shape[-1]))
     return (rows[start : start + block] for start in range(0, len(rows), block))
 
 
-def _principal(products: Tensor, count: int) -> Tensor:
-    """Return the eigenvectors of the `count` largest eigenvalues of `(D, D)` products, `(count, D)`."""
+def principal_directions(products: Tensor) -> Tensor:
+    """Return the eigenvectors of centred products `(D, D)`, those of the largest variance first, `(rank, D)`.
+
+    Each has its largest entry positive. What varies by rounding alone is no direction.
+    """
     values, vectors = torch.linalg.eigh(products)
     rank = int((values > SPECTRUM * values[-1]).sum()) if bool(values[-1] > 0) else 0
-    if not 1 <= count <= rank:
-        raise RelgraphError(f"pca must keep 1 to {rank} directions, in which the vectors vary, got {count}")
-    found = vectors.T.flip(0)[:count]
+    found = vectors.T.flip(0)[:rank]
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
     turned: Tensor = found * largest.sign()
     return turned
+
+
+def _leading(products: Tensor, count: int) -> Tensor:
+    """Return the first `count` principal directions, `(count, D)`."""
+    found = principal_directions(products)
+    if not 1 <= count <= len(found):
+        raise RelgraphError(f"pca must keep 1 to {len(found)} directions, in which the vectors vary, got {count}")
+    return found[:count]

@@ -20,7 +20,7 @@ from relgraph.networks.teachers import Teacher
 from relgraph.printing import tell
 from relgraph.processes import MEETING, ProcessGroup
 from relgraph.training.hardware import native_bf16
-from relgraph.training.recipe import BaseRecipe, Recipe
+from relgraph.training.recipe import FIRST, BaseRecipe, Recipe
 
 LABELS = ("label_fraction", "label_noise", "labelled_images")  # of the options of a training, which `load` takes
 
@@ -133,8 +133,9 @@ def open_data(recipe: Recipe) -> DataSet:
             f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
             "and ntxent need none, nor do methods that read no logits with --gamma 0"
         )
-    if known == 0 and recipe.teacher_head == "sequential":
-        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
+    if known == 0 and recipe.teacher_head in FIRST:
+        told = f"{recipe.dataset} has no labels, from which a {recipe.teacher_head} teacher_head learns"
+        raise RelgraphError(f"{told}: use 'joint'")
     if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
         share = "the share of validation classes in holdout_classes" if data.unseen else "val_fraction"
         told = f"picking the best epoch needs validation images: {share} must be above 0, got 0"

@@ -31,6 +31,7 @@ from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
+from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
 from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
@@ -38,6 +39,7 @@ from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
+from relgraph.training.fitted_head import fit_head
 from relgraph.training.head import train_head
 from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Distiller, Stage
@@ -89,12 +91,23 @@ class Distillation(Job):
         return self.recipe.stage(epoch)
 
     def begin(self, run: RunDirectory) -> None:
-        """Keep the data set's graph, if there is one, and train the teacher's head, if the recipe trains it first."""
+        """Keep the data set's graph, if there is one, and make the teacher's head, if the recipe does so first."""
         if self.graph is not None and self.processes.first:
             save_graph(run.graph_file, self.graph, self.data.train.index)
         head = self.objective.teacher_head
         if self.recipe.teacher_head == "sequential" and head is not None:
             train_head(self, head, self.recipe, run)
+        if self.recipe.teacher_head == "fitted" and head is not None:
+            self._fit(head)
+
+    def _fit(self, head: Head) -> None:
+        """Fit the teacher's head to its vectors, the same on all processes."""
+        train = self.data.train
+        right = fit_head(head, self.feed.vectors(train, self.recipe.processes), train.labels)
+        head.load_state_dict(self.fabric.broadcast(head.state_dict()))  # rounding differs by machine
+        if self.processes.first:
+            labelled = int((train.labels >= 0).sum())
+            tell(f"teacher's head: fitted to {labelled} labelled images, train {right:.2f} %, now fixed")
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects, those of its graph included."""
@@ -428,7 +441,7 @@ def _teacher_head(recipe: Recipe, teacher: Teacher, task: Task, dim: int | None)
         raise RelgraphError(f"{told}, the teacher gives {teacher.width}")
     if in_own_space and isinstance(head.project, nn.Linear):
         told = f"the own head of {recipe.teacher} has a projection, and target_space 'teacher' none of the teacher's"
-        raise RelgraphError(f"{told}: expected teacher_head 'joint' or 'sequential'")
+        raise RelgraphError(f"{told}: expected teacher_head 'joint', 'sequential' or 'fitted'")
     return head
 
 

@@ -34,6 +34,7 @@ FOR_PIXELS: Fitting = {
     "augment": ("auto", "pixels"), "views": ("shared",), "scope": ("batch",), "teacher_mode": ("auto", "online"),
     "teacher_head": ("joint",), "align": (False,),
 }  # fmt: skip
+FIRST = "sequential", "fitted"  # heads of a teacher that labels make before the student is trained
 FOR_DATA_SET: Fitting = {"graph": (None, "knn"), "neighbours": ("teacher",), "relation": ("global",)}
 # Of a teacher that is known by its vectors alone.
 WITHOUT_NETWORK: Fitting = {
@@ -227,7 +228,8 @@ class Recipe(BaseRecipe):
         embeddings: Folder in which relgraph embed keeps its stores.
         teacher_stages: Parts of a teacher of timm, torchvision or your own whose outputs are its stage maps.
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
-            fixed, or are the own ones of a checkpoint: or repdistiller: that was trained on the same classes.
+            fixed, are fitted first (principal directions, logistic regression), or are the own ones of a checkpoint: or
+            repdistiller: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
         student: resnet8x4, wrn_16_2, ... (relgraph students lists them), timm:NAME[.WEIGHTS],
             torchvision:NAME[/WEIGHTS], or your own, such as nets.py:Net; without WEIGHTS it starts from random ones,
@@ -329,7 +331,7 @@ class Recipe(BaseRecipe):
     teacher_mode: Literal["auto", "online", "stored"] = option(default="auto")
     embeddings: str = option(default="embeddings")
     teacher_stages: tuple[str, ...] = option(default=())
-    teacher_head: Literal["joint", "sequential", "own"] = option(default="joint")
+    teacher_head: Literal["joint", "sequential", "fitted", "own"] = option(default="joint")
     head_epochs: int | None = option(default=None, least=1)
     student: str | Own = option(default="resnet8x4", aliases=("--model_s",))
     student_weights: str | None = option(default=None)
@@ -400,7 +402,7 @@ class Recipe(BaseRecipe):
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not teacher(self.teacher).has_classifier:
             told = "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME"
-            raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint or sequential")
+            raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint, sequential or fitted")
 
     def _check_fitting(self, told: str, fitting: Fitting) -> None:
         """Raise RelgraphError for the first option that has none of the values that fit, the last of them told."""
@@ -448,9 +450,9 @@ class Recipe(BaseRecipe):
             told = "target_space 'teacher' belongs to methods that compare embeddings"
             nodes = f" with nodes {self.nodes!r}" if self.nodes else ""
             raise RelgraphError(f"{told}, got method {self.method}{nodes}")
-        if self.teacher_head == "sequential" and not self.reads_teacher_classifier:
-            told = "teacher_head 'sequential' trains a classifier that nothing reads with target_space 'teacher' here"
-            raise RelgraphError(f"{told}: expected 'joint'")
+        if self.teacher_head in FIRST and not self.reads_teacher_classifier:
+            told = "trains a classifier that nothing reads with target_space 'teacher' here"
+            raise RelgraphError(f"teacher_head {self.teacher_head!r} {told}: expected 'joint'")
 
     def _check_graph(self) -> None:
         from relgraph.names import reads_graph

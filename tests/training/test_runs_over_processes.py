@@ -24,6 +24,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     **{name: VARIANTS[name] for name in ("dense", "memory-maps", "sskd")},
     "seed": {**VARIANTS["seed"], "batch_size": 12},
     "sequential": {"teacher_head": "sequential", "head_epochs": 2, "labels_per_class": 12, "views": "independent"},
+    "fitted": {"teacher_head": "fitted", "labels_per_class": 4, "method": "kd"},
     "accumulated": {"accumulate": 2},
     "neighbourhoods": {"scope": "dataset", "k": 3, "alpha": 0.5, "teacher_head": "sequential", "labels_per_class": 12},
     "space": {"target_space": "teacher", "dim": None, "gamma": 0.0, "holdout_classes": "test=ant,bee"},
