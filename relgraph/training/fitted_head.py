@@ -52,7 +52,7 @@ def fit_head(head: Head, vectors: Rows, labels: Tensor) -> float:
     else:
         weight = torch.eye(head.width, dtype=mean.dtype) / scale
     known = (labels >= 0).nonzero().flatten().cpu()
-    own = torch.cat([(vectors[part].cpu().double() - mean) @ weight.T for part in known.split(2**14)])
+    own = torch.cat([(vectors[part].cpu().double() - mean) @ weight.T for part in torch.split(known, 2**14)])
     coefficients, intercepts = _logistic_regression(own, labels[known.to(labels.device)].cpu(), head.classify)
     right = ((own @ coefficients.T + intercepts).argmax(1) == labels.cpu()[known]).double().mean()
     if not isinstance(head.project, nn.Linear):
@@ -67,7 +67,7 @@ def _logistic_regression(rows: Tensor, labels: Tensor, like: nn.Linear) -> tuple
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    present = labels.unique()
+    present = labels.bincount().nonzero().flatten()
     if len(present) < 2:
         raise RelgraphError(f"teacher_head 'fitted' needs labels of two classes or more, got {len(present)}")
     model: Any = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=TOLERANCE)
