@@ -49,6 +49,15 @@ from relgraph.training.stopping import Stopped
 METHODS: dict[str, dict[str, Any]] = {
     "alone": {"method": "none"},
     "KD, trained head": {"method": "kd", "beta": 0.9, "gamma": 0.1, "teacher_head": "sequential"},
+    # Weight and temperature of logit standardisation as published (Sun et al., 2024).
+    "KD standardised, fitted head": {
+        "method": "kd",
+        "method_args": ["standardise=true"],
+        "beta": 9.0,
+        "temperature": 2.0,
+        "gamma": 0.1,
+        "teacher_head": "fitted",
+    },
     "EGA": {"method": "ega"},
     "EGA, nodes": {"method": "ega", "edge_weight": 0.0},
     "EGA, edges": {"method": "ega", "node_weight": 0.0},
