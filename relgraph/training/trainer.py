@@ -92,7 +92,7 @@ def train_epochs(
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
     while not _over(job, progress):
         epoch = len(progress.rows)
-        row, measured = train_epoch(job, epoch, progress.within, pauses, callbacks)
+        row, measured = train_epoch(job, epoch, progress, pauses, callbacks)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.measured}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))
