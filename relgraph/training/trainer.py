@@ -50,9 +50,9 @@ def run_job(
         run = _open_run(job, path, held, resume=resume)
         progress = resumed(job, run) if resume else Progress()
         job.processes.wait()
-        if not progress.rows and progress.within is None:
-            job.begin(run)
         with stoppable(job.processes):
+            if not progress.rows and progress.within is None:
+                job.begin(run)
             write_first(job, run)
             done = len(progress.rows), max((int(row["step"]) for row in progress.diagnostics), default=-1)
             loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
