@@ -67,6 +67,10 @@ class Progress:
         self.steps[epoch:] = [steps]
         return sum(self.steps[:epoch])
 
+    def forget_best(self) -> None:
+        """Let the next epoch be the best, whatever its score: its first try, which was lost, replaced the best one."""
+        self.best_score = -1.0
+
     def add(
         self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
     ) -> bool:

@@ -73,6 +73,19 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
     assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
 
 
+def test_the_best_checkpoint_is_of_the_epoch_that_is_told(tmp_path: Path) -> None:
+    """A stop between both checkpoints of an epoch, which scores less when it is repeated, as on a GPU it can."""
+    run_of = RunDirectory(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        call_before(patch, trainer, "save_checkpoint", 4)  # best and last of two epochs
+        run(counting([{"knn": 10.0}, {"knn": 90.0}], "knn"), run_of.path)
+    kept, last = (load_checkpoint(file)["progress"] for file in (run_of.best, run_of.last))
+    assert (len(kept["rows"]), len(last["rows"]), last["best_epoch"]) == (2, 1, 1)
+    result = run(counting([{}, {"knn": 5.0}, {"knn": 7.0}, {"knn": 3.0}], "knn"), run_of.path, resume=True)
+    assert result["best"] == [3, 7.0], "the weights of the first epoch are gone"
+    assert len(load_checkpoint(run_of.best)["progress"]["rows"]) == 3
+
+
 def test_steps_of_a_run_follow_each_other() -> None:
     progress, first = Progress(), 0
     for epoch, steps in enumerate((5, 2, 7)):
