@@ -299,7 +299,8 @@ def _read(path: Path) -> bytes:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with its SHA-256, whole or not at all."""
+    """Write a mapping as JSON with its SHA-256, whole or not at all; numbers that are keys become texts."""
+    content = json.loads(json.dumps(content))  # as it will be read: texts have another order than numbers
     sealed = {**content, SEAL: digest(_canonical(content))}
     write_atomically(path, (json.dumps(sealed, indent=2) + "\n").encode())
 

@@ -1,15 +1,17 @@
 """Files are written whole or not at all."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relgraph.errors import RelgraphError
-from relgraph.files import locked, new_folder, only_begun, replacing, write_atomically
+from relgraph.files import locked, new_folder, only_begun, read_json, replacing, write_atomically, write_json
 
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -62,6 +64,17 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match=r"cannot write .*: No such file"), new_folder(tmp_path / "none" / "folder"):
         pass
     assert (path / "file").read_text() == "whole"
+
+
+def test_json_is_read_as_it_was_written_whatever_its_keys(tmp_path: Path) -> None:
+    contents: tuple[dict[Any, Any], ...] = (
+        {9: 1.0, 10: [2]},
+        {"a": {2: "x", 11: None, "b": 1}},
+        {"b": 0.1, "a": (1, "é")},
+    )
+    for number, content in enumerate(contents):
+        write_json(path := tmp_path / f"{number}.json", content)
+        assert read_json(path) == json.loads(json.dumps(content))
 
 
 KILLED = """
