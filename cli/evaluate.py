@@ -84,6 +84,9 @@ def _say_accuracies(report: dict[str, Any]) -> None:
     if "neighbours" not in report and "held_out" not in report:
         _say_pixels(networks, images)
         return
+    if "held_out" in report and not any(networks.values()):
+        say("no figures: retrieval is judged by test images of two classes or more, with two images of one")
+        return
     if "held_out" in report:
         classes = f"{len(report['held_out']['test'])} classes that no training image has"
         say(f"{images['test']} test images of {classes}, each a query among the others by its network's own vectors")

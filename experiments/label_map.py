@@ -19,7 +19,7 @@ in every step, on four views an image: these runs have --noisy-epochs, all of th
 
 The script may be stopped at any time, and stops by itself after --minutes: the same command goes on. A run that is
 whole is read, one that is half done is resumed; by --minutes or SIGTERM after the step that ran, by Ctrl-C after the
-last epoch. KD first trains the teacher's head, where --minutes is not read, and SIGTERM acts as Ctrl-C.
+last epoch. KD first trains the teacher's head, where --minutes is not read.
 """
 
 import json

@@ -49,6 +49,7 @@ from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
 from relgraph.training.building import on_cuda
 from relgraph.training.callbacks import Callback
+from relgraph.training.caller import caller_kept
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
@@ -245,7 +246,7 @@ def run_recipe(
     Raises:
         RelgraphError: for data or weights that cannot be read or do not fit, or a loss that is not a number.
     """
-    with permitting(everything=allow_code):
+    with permitting(everything=allow_code), caller_kept():
         if isinstance(recipe, PretrainRecipe):
             pretraining.pretrain(recipe, path, resume=resume, callbacks=callbacks)
         else:
@@ -300,7 +301,7 @@ def embed(
     Raises:
         RelgraphError: for options that do not fit, or data or weights that cannot be read.
     """
-    with _permitted(options, allow_code):
+    with _permitted(options, allow_code), caller_kept():
         recipe = resolve(options)
         if is_table(out, split, views=views, dtype=dtype, seed=seed, index_transform=index_transform):
             return write_vectors(recipe, Path(str(out)), split=split or "all", batch_size=batch_size)

@@ -12,12 +12,13 @@ import io
 import json
 import os
 import re
+import shutil
 import sysconfig
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import extract_tb
 from typing import IO, Any
@@ -27,6 +28,8 @@ from relgraph.errors import RelgraphError
 SEAL = "sha256"
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
+LEFT_FOLDER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # the letters that `tempfile` draws
+NEW = "new"  # what is in such a folder, and nothing else
 YAML_LIMIT = 2**18  # bytes; a recipe has some 3,000
 AT_ONCE = 2**24  # bytes of a file that are read for its digest
 TEXT_LIMIT = 4096  # characters of one value; a path has no more
@@ -70,7 +73,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise RelgraphError(f"{path} exists already: expected a new or an empty folder")
     with writing(path), tempfile.TemporaryDirectory(".part", f".{path.name}.", path.parent) as outer:
-        part = Path(outer) / "new"
+        part = Path(outer) / NEW
         part.mkdir()  # with the permissions that folders get, which a temporary one has not
         yield part
         for each in (*part.rglob("*"), part):
@@ -199,17 +202,37 @@ def locked(folder: Path) -> Iterator[None]:
             raise RelgraphError(told) from None
         tempfile.TemporaryFile(dir=folder).close()  # a lock can be had where nothing can be written
     try:
-        for entry in folder.iterdir():
-            if LEFTOVER.fullmatch(entry.name):
-                entry.unlink(missing_ok=True)
+        _remove_leftovers(folder)
         yield
     finally:
         lock.release()
 
 
+def _remove_leftovers(folder: Path) -> None:
+    with writing(folder):
+        left = [entry for entry in folder.iterdir() if _is_leftover(entry)]
+    for entry in left:
+        with writing(entry), suppress(FileNotFoundError):  # who made it can be about to remove it
+            if _is_folder(entry):
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _is_leftover(entry: Path) -> bool:
+    """Return whether a killed process left this: a file by its name, a folder by what is in it as well."""
+    if not _is_folder(entry):
+        return LEFTOVER.fullmatch(entry.name) is not None
+    return LEFT_FOLDER.fullmatch(entry.name) is not None and all(each.name == NEW for each in entry.iterdir())
+
+
+def _is_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.is_symlink()
+
+
 def only_begun(folder: Path, first: Set[str] = frozenset()) -> bool:
     """Return whether a folder holds no more than a start that was killed leaves: a lock, parts, files named `first`."""
-    return all(entry.name in first | {LOCK} or LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir())
+    return all(entry.name in first | {LOCK} or _is_leftover(entry) for entry in folder.iterdir())
 
 
 def torch_load(path: Path) -> Any:
@@ -276,7 +299,8 @@ def _read(path: Path) -> bytes:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with its SHA-256, whole or not at all."""
+    """Write a mapping as JSON with its SHA-256, whole or not at all; numbers that are keys become texts."""
+    content = json.loads(json.dumps(content))  # as it will be read: texts have another order than numbers
     sealed = {**content, SEAL: digest(_canonical(content))}
     write_atomically(path, (json.dumps(sealed, indent=2) + "\n").encode())
 

@@ -1,11 +1,17 @@
 """Files are written whole or not at all."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relgraph.errors import RelgraphError
-from relgraph.files import new_folder, replacing, write_atomically
+from relgraph.files import locked, new_folder, only_begun, read_json, replacing, write_atomically, write_json
 
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -58,3 +64,63 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match=r"cannot write .*: No such file"), new_folder(tmp_path / "none" / "folder"):
         pass
     assert (path / "file").read_text() == "whole"
+
+
+def test_json_is_read_as_it_was_written_whatever_its_keys(tmp_path: Path) -> None:
+    contents: tuple[dict[Any, Any], ...] = (
+        {9: 1.0, 10: [2]},
+        {"a": {2: "x", 11: None, "b": 1}},
+        {"b": 0.1, "a": (1, "é")},
+    )
+    for number, content in enumerate(contents):
+        write_json(path := tmp_path / f"{number}.json", content)
+        assert read_json(path) == json.loads(json.dumps(content))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from relgraph.files import new_folder
+with new_folder(Path(sys.argv[1])) as part:
+    (part / "half").mkdir()
+    (part / "half" / "file").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_a_folder_that_the_next_one_removes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED, run / "hub"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len([*run.glob(".hub.*.part/new/half/file")]) == 1 and only_begun(run)
+    with locked(run):
+        assert [entry.name for entry in run.iterdir()] == [".lock"]
+
+
+def test_what_others_made_is_not_removed_and_no_link_is_followed(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "new").write_text("kept")
+    for name in (".photos.part", ".photos.abcd1234.part"):  # another's: by its name, by what is in it
+        (run / name).mkdir(parents=True)
+        (run / name / "photo.jpg").touch()
+    (run / ".link.abcd1234.part").symlink_to(elsewhere)
+    (run / ".own.abcd1234.part" / "new").mkdir(parents=True)
+    (run / ".own.abcd1234.part" / "new" / "link").symlink_to(elsewhere)
+    assert not only_begun(run)
+    with locked(run):
+        assert {each.name for each in run.iterdir()} == {".lock", ".photos.part", ".photos.abcd1234.part"}
+    assert len([*run.glob(".photos.*/photo.jpg")]) == 2 and (elsewhere / "new").read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_removed_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".hub.abcd1234.part"
+    (left / "new").mkdir(parents=True)
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rmdir", refused)
+    with pytest.raises(RelgraphError, match=rf"cannot write {left}: Permission denied"), locked(tmp_path):
+        pass

@@ -38,7 +38,7 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
-from relgraph.training.tasks import Pixels
+from relgraph.training.tasks import Pixels, Retrieval
 from relgraph.training.validation_graph import compares_features
 from relgraph.training.vectors import vector_file, vectors_of
 
@@ -369,8 +369,9 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
     fewer of two classes or more, with those alone (`linear_few`, and `knn_few` with no more votes than a class has
     labels). Where the test images are of unseen classes, each is a query among all others by the network's vectors in
-    the space that the method compared: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R`. Where pixels have
-    classes, the figures of the scores of student and teacher: `miou`, `pixel_accuracy` and `iou_NAME` of each class.
+    the space that the method compared: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R`; no figure where there
+    are no two test classes, or no two images of one. Where pixels have classes, the figures of the scores of student
+    and teacher: `miou`, `pixel_accuracy` and `iou_NAME` of each class.
 
     Raises:
         RelgraphError: if the run cannot be opened.
@@ -421,8 +422,11 @@ def _unseen_figures(run: TrainedRun) -> dict[str, Any]:
     labels, own = test.true_labels, torch.arange(len(test))
     counts = {"train": len(run.split("train")), "labelled": int((run.data.train.labels >= 0).sum()), "test": len(test)}
     report: dict[str, Any] = {"run": str(run.run.path), "images": counts, "held_out": run.data.held_out}
+    scored = Retrieval(run.data, run._prepare, run.device, run.recipe.processes).scores(test)
     for name, vectors in zip(("student", "teacher"), run.vectors(test), strict=True):
-        if vectors is not None:
+        if vectors is not None and not scored:
+            report[name] = {}
+        elif vectors is not None:
             found = vectors if name == "student" else run.teacher_side(vectors.to(run.device)).cpu()
             report[name] = retrieval(found, found, labels, labels, own, [k for k in CUTS if k < len(test)])
     return report

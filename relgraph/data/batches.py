@@ -31,10 +31,11 @@ def epoch_batches(
 
     They depend on `(purpose, seed, epoch)` alone: a resumed run has the same batches. With all labels known, they are
     the shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
-    labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
-    the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
-    them trains on the labelled images alone. The remainder that fills no batch is dropped, or without `drop_last` is a
-    last, smaller batch, unless that would be a single image; too few images for a single batch are one smaller batch.
+    labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them in
+    an order that depends on `(seed, epoch)`, for each purpose the same; the rest is unlabelled, and the epoch goes once
+    through the unlabelled images. A share that leaves no room for them trains on the labelled images alone. The
+    remainder that fills no batch is dropped, or without `drop_last` is a last, smaller batch, unless that would be a
+    single image; too few images for a single batch are one smaller batch.
 
     Without `by_label` labels play no part, as training without them needs it: the batches are those of labels that are
     all known.

@@ -308,7 +308,13 @@ def add_noise(images: ImageSet, share: float, generator: Generator) -> ImageSet:
     """Return the images with another class, each of them equally likely, on a share of those that have a label.
 
     A wrong label is never the true one; where others draw from all classes, 1 / classes of their noise stays right.
+
+    Raises:
+        RelgraphError: if there is no other class.
     """
+    if len(images.classes) < 2:
+        told = f"expected two training classes or more, got {len(images.classes)}"
+        raise RelgraphError(f"label_noise gives images another class: {told}")
     labelled = (images.labels >= 0).nonzero().flatten()
     wrong = _draw(labelled, round(share * len(labelled)), generator)
     classes = len(images.classes)

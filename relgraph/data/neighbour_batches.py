@@ -116,11 +116,12 @@ def neighbour_batches(
     """Return the batches of one epoch, each of `batch_size` images: seeds with all their neighbours, each image once.
 
     Seeds come in the order of `epoch_batches`, so that each image is a seed once an epoch, or where some have no label
-    those without one once and the others in turn, by `labelled_share`. A batch takes seeds as long as they and their
-    neighbours fit into it, with the neighbours of these up to as many `hops` as the graph has. It is then filled by
-    images drawn at random, so that every step has the same number of images, on any number of processes: with k
-    neighbours these are k / 2 of them on average, which have no loss. No seed is left out at the end of an epoch,
-    whatever `drop_last` says: the last batch is filled as the others are. All of this depends on
+    those without one once and the others in turn, by `labelled_share`: of as many seeds as a batch has on average at
+    least one has no label, unless the share leaves no room for one among `batch_size` images. A batch takes seeds as
+    long as they and their neighbours fit into it, with the neighbours of these up to as many `hops` as the graph has.
+    It is then filled by images drawn at random, so that every step has the same number of images, on any number of
+    processes: with k neighbours these are k / 2 of them on average, which have no loss. No seed is left out at the end
+    of an epoch, whatever `drop_last` says: the last batch is filled as the others are. All of this depends on
     `(purpose, seed, epoch)` alone.
 
     Raises:
@@ -133,6 +134,8 @@ def neighbour_batches(
         raise RelgraphError(f"{told}{within} of image {int(graph.reached.argmax())}: choose a larger batch_size")
     whole = not by_label or bool((labels >= 0).all())
     each = len(labels) if whole else max(2, round(len(labels) * size / int(graph.reached.sum())))
+    if round(labelled_share * batch_size) < batch_size:  # seeds are few, and by rounding all of them would have a label
+        labelled_share = min(labelled_share, (each - 1) / each)
     order = epoch_batches(labels, batch_size=each, labelled_share=labelled_share, seed=seed, epoch=epoch,
                           by_label=by_label, purpose=purpose, drop_last=False)  # fmt: skip
     seeds = torch.cat([*order])

@@ -24,7 +24,7 @@ from relgraph.printing import no_bar
 from relgraph.training.vectors import in_original
 
 LEAST = 3  # images, among which neighbours can be compared
-JUDGED = 10_000  # images at most, each of which is a query among the others
+JUDGED = 10_000  # images at most, evenly over the classes, each of which is a query among the others
 HELD_OUT = 10  # every so many training images are judged where there are no validation images
 
 
@@ -173,12 +173,12 @@ def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
     """Return the images that the rotation is fitted to, and those on which it is judged."""
     train, val = run.split("train"), run.split("val")
     if len(val) >= LEAST and source.knows(val):
-        return train, val.select(torch.arange(min(JUDGED, len(val))))
+        return train, val.evenly(JUDGED)
     held = torch.arange(len(train)) % HELD_OUT == 0
     if int(held.sum()) < LEAST:
         told = f"{LEAST} validation images or {LEAST * HELD_OUT} training images"
         raise RelgraphError(f"an alignment is judged on images that it was not fitted to: expected {told}")
-    return train.select(~held), train.select(held.nonzero().flatten()[:JUDGED])
+    return train.select(~held), train.select(held.nonzero().flatten()).evenly(JUDGED)
 
 
 def _figures(

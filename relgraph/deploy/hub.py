@@ -117,7 +117,8 @@ def write_hub(student: PlainStudent, path: Path, made: Made, *, images: Tensor, 
 
 def model_card(student: PlainStudent, made: Made) -> str:
     """Return the model card: what the student is, of what it was made, its figures and how it is used."""
-    images, test = made.result["images"], made.result["test"]["best"]
+    images, test = made.result["images"], made.result["test"]
+    test = test["best"] if "best" in test else test["last"]  # which is the student's file where none is selected
     rows = "\n".join(f"| {FIGURES.get(name, name)} | {value:.2f} % |" for name, value in test.items())
     note = made.result["note"]
     size = " x ".join(map(str, dict.fromkeys(pair(student.preprocess.image_size))))

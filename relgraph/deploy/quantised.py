@@ -128,7 +128,7 @@ def export_int8(
 ) -> dict[str, Any]:
     """Write the student of a run in int8, calibrated on its training images, and return what that changed.
 
-    `bytes`, `float_bytes`, `share` of `Quantised`, and what `compare_int8` returns.
+    `bytes`, `float_bytes`, `share` of `Quantised`, and what `compare_int8` returns; where that fails, no file is left.
 
     Raises:
         RelgraphError: as `write_int8` and `compare_int8` do.
@@ -137,7 +137,11 @@ def export_int8(
         whole = Path(folder) / "student.onnx"
         calibration = calibration_images(run)
         written = write_int8(student, path, calibration, with_preprocessing=with_preprocessing, keep=whole)
-        return written._asdict() | compare_int8(run, student, whole, path, with_preprocessing=with_preprocessing)
+        try:
+            return written._asdict() | compare_int8(run, student, whole, path, with_preprocessing=with_preprocessing)
+        except BaseException:  # an interrupt as well
+            path.unlink(missing_ok=True)
+            raise
 
 
 def compare_int8(

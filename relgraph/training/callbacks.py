@@ -20,7 +20,7 @@ class StepEnd:
         step: Number of the step in the epoch, from 1.
         steps: Steps of the epoch.
         terms: The weighted terms of the student's loss by name, scalars on the device; reading one waits for it.
-        student: The student's outputs, without stage maps.
+        student: The student's outputs, without stage maps but the last where a memory reads it.
         teacher: The teacher's, with those of its head, if there is a teacher.
         batch: Indices and labels of the images.
     """

@@ -49,6 +49,7 @@ class Progress:
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
         best_score: That score, in percent.
         within: The state amid an epoch, where a checkpoint was written there (see `train_epoch`).
+        steps: Number of steps of each epoch that was begun; of neighbourhoods no two epochs need have as many.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -56,6 +57,19 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -1.0
     within: dict[str, Any] | None = None
+    steps: list[int] = field(default_factory=list)
+
+    def begin(self, epoch: int, steps: int) -> int:
+        """Note how many steps an epoch has, counted from 0, and return the number in the whole run of its first one."""
+        if len(self.steps) < epoch:  # of a version that took each epoch for as long as the one at hand
+            known = max((int(row["step"]) for row in self.diagnostics), default=-1)
+            self.steps = [max(epoch * steps, known + 1), *[0] * (epoch - 1)]
+        self.steps[epoch:] = [steps]
+        return sum(self.steps[:epoch])
+
+    def forget_best(self) -> None:
+        """Let the next epoch be the best, whatever its score: its first try, which was lost, replaced the best one."""
+        self.best_score = -1.0
 
     def add(
         self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
@@ -295,17 +309,20 @@ class Meter:
 
 
 def train_epoch(
-    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: "Amid | None" = None, callbacks: Callbacks = ()
+    job: Job, epoch: int, progress: Progress | None = None, pauses: "Amid | None" = None, callbacks: Callbacks = ()
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps.
 
-    Where `pauses` asks for it, the state amid the epoch is saved after a step; from that state, `within`, the epoch
-    goes on with the next step, and ends bit for bit as it would have.
+    Where `pauses` asks for it, the state amid the epoch is saved after a step; from that state, `progress.within`, the
+    epoch goes on with the next step, and ends bit for bit as it would have. Without `progress` steps of the run are
+    numbered as if all epochs had as many.
     """
+    progress = progress or Progress()
+    within = progress.within
     meter = Meter(job.processes, job.task.at, job.task.accuracy)
     stage, shown = job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
-    start, done, rate, first, total, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
+    start, done, rate, first, before, lines = time.perf_counter(), 0, 0.0, 0, 0, Lines(MINUTE)
     if within is not None:
         first, measures = within["step"], job.fabric.to_device(within["measures"])
         meter.resume(measures["meter"])
@@ -314,13 +331,15 @@ def train_epoch(
     with closing(steps(job, epoch, first, None if within is None else within["views"])) as batches:
         for number, (index, images, views, bar, edges) in enumerate(batches, first):
             total = first + bar.total
+            if number == first:
+                before = progress.begin(epoch, total)
             if number == first or not job.schedule.by_epoch or epoch < job.schedule.warmup:
                 rate = job.schedule.rate(epoch + number / total)
                 for group in next(iter(job.optimisers.values())).param_groups:
                     group["lr"] = rate
             found = step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None, edges)
             if job.ema is not None:
-                job.ema.update(epoch * total + number)
+                job.ema.update(before + number)
             for callback in callbacks:
                 callback.after_step(step_end(job, epoch, number, total, found, index))
             done += len(index) * job.processes.count
@@ -335,7 +354,7 @@ def train_epoch(
     means = job.task.figures(meter.read(epoch)) | diagnostics.means()
     job.average()
     speed = round(done / (time.perf_counter() - start), 1)
-    measured = [{"epoch": epoch + 1, **found, "step": epoch * total + found["step"]} for found in diagnostics.read()]
+    measured = [{"epoch": epoch + 1, **found, "step": before + found["step"]} for found in diagnostics.read()]
     return {"epoch": epoch + 1, "lr": rate, **means, "images_per_s": speed}, measured
 
 

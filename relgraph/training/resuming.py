@@ -51,8 +51,9 @@ def resumed(job: Job, run: RunDirectory) -> Progress:
     """
     check_inputs(job, run)
     progress = restore(job, run)
-    if job.processes.first and progress.best_epoch > 0:
-        _check_kept(job, run, progress)
+    kept = _check_kept(job, run, progress) if job.processes.first and progress.best_epoch > 0 else 0
+    if int(job.processes.agreed(str(kept))) > len(progress.rows):
+        progress.forget_best()
     return progress
 
 
@@ -125,8 +126,11 @@ def _last(job: Job, run: RunDirectory) -> dict[str, Any]:
         return state
 
 
-def _check_kept(job: Job, run: RunDirectory, progress: Progress) -> None:
-    """Write the best epoch's checkpoint and network again, if one is missing or damaged."""
+def _check_kept(job: Job, run: RunDirectory, progress: Progress) -> int:
+    """Write the best epoch's checkpoint and network again, if one is missing or damaged, and return which epoch it is.
+
+    It is one that is not in `progress` where the run was stopped between the two checkpoints of that epoch.
+    """
     last = load_checkpoint(run.last)
     best = last
     if job.score is not None:
@@ -147,4 +151,6 @@ def _check_kept(job: Job, run: RunDirectory, progress: Progress) -> None:
         job.keep(run)
         job.load(last)
         source = run.last if best is last else run.best
-        tell(f"{error}: written again from {source.name}")
+        turned = ", without a rotation of relgraph align, if it had one" if file == run.student_file else ""
+        tell(f"{error}: written again from {source.name}{turned}")
+    return len(best["progress"]["rows"])

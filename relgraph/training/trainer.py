@@ -50,9 +50,9 @@ def run_job(
         run = _open_run(job, path, held, resume=resume)
         progress = resumed(job, run) if resume else Progress()
         job.processes.wait()
-        if not progress.rows and progress.within is None:
-            job.begin(run)
         with stoppable(job.processes):
+            if not progress.rows and progress.within is None:
+                job.begin(run)
             write_first(job, run)
             done = len(progress.rows), max((int(row["step"]) for row in progress.diagnostics), default=-1)
             loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
@@ -92,7 +92,7 @@ def train_epochs(
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
     while not _over(job, progress):
         epoch = len(progress.rows)
-        row, measured = train_epoch(job, epoch, progress.within, pauses, callbacks)
+        row, measured = train_epoch(job, epoch, progress, pauses, callbacks)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.measured}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))

@@ -122,6 +122,13 @@ def test_an_evaluation_of_a_student_without_labels(program: Program, contrasted:
     assert student.split()[:3] == ["student", "-", "-"] and "-" not in teacher.split()
 
 
+def test_an_evaluation_on_a_single_unseen_class_has_no_figures(program: Program) -> None:
+    options = ("--holdout-classes", "test=3", "--gamma", 0, "--epochs", 1, "--student", "resnet8", "--select", "last")
+    program("train", "--method", "infonce", *options, "--out", "one")
+    told = program("evaluate", "one").stdout.strip()
+    assert told == "no figures: retrieval is judged by test images of two classes or more, with two images of one"
+
+
 def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) -> None:
     for runs, file, output in (((run, alone), "report.html", ()), ((run,), "other.html", ("-o", "other.html"))):
         told = program("report", *runs, "--first", 30, "--k", 3, *output).stdout

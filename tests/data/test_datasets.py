@@ -241,6 +241,13 @@ def test_noise_is_never_the_true_class() -> None:
         assert torch.equal(noisy.true_labels, whole.labels)
 
 
+def test_noise_needs_another_class() -> None:
+    alone = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("cat",), "train",
+                     torch.arange(4))  # fmt: skip
+    told = "^label_noise gives images another class: expected two training classes or more, got 1$"
+    assert_refused_like((partial(add_noise, alone, 0.5, seeded()), told))
+
+
 def test_noise_draws_every_other_class_alike() -> None:
     noisy = add_noise(images(torch.zeros(30_000, dtype=torch.int64) + 1), 1.0, seeded()).labels
     assert counts(noisy)[1] == 0

@@ -93,6 +93,19 @@ def test_labelled_images_come_in_turn_and_no_seed_twice_in_a_batch() -> None:
     assert Counter(draw(knn(), labels, by_label=False).seeds.tolist()) == Counter(range(N))
 
 
+def test_images_without_a_label_are_seeds_at_every_share_that_leaves_room_for_them() -> None:
+    labels = torch.where(torch.arange(200) < 20, torch.arange(200) % 4, -1)
+    others = set(range(20, 200))
+    for size in (64, 22):  # three seeds a batch and, by neighbours in common, two
+        for share in (0.5, 0.75, 0.8, 0.9, 0.95):
+            with case(size, share):
+                seeds = Counter(draw(knn(200, 20), labels, size=size, labelled_share=share).seeds.tolist())
+                assert others <= seeds.keys() and {seeds[image] for image in others} == {1}
+                assert all(seeds[image] > 1 for image in range(20))
+        alone = draw(knn(200, 20), labels, size=size, labelled_share=0.999)
+        assert set(alone.seeds.tolist()) == set(range(20)), "of batches of 64 images all would have a label"
+
+
 def test_what_is_said_of_them_is_counted() -> None:
     batches = draw(knn())
     found, rows = describe(batches, LABELS), [index.tolist() for index in batches]

@@ -96,6 +96,29 @@ def test_figures_are_of_images_that_it_was_not_fitted_to(run: relgraph.Run) -> N
     assert after["mAP"] > 30, "the neighbours are the teacher's, more than chance has them: a tenth"
 
 
+class Knowing(aligning._Source):
+    """A teacher that knows the vectors of the training images, and those of others or not."""
+
+    def __init__(self, others: bool) -> None:
+        self.others = others
+
+    def knows(self, images: ImageSet) -> bool:
+        return self.others
+
+
+def test_of_many_images_as_many_of_each_class_are_judged(run: relgraph.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = TrainedRun(run.path)
+    splits = {name: opened.split(name) for name in ("train", "val")}
+    # Folders have their images class by class: the first ones are of the first classes.
+    by_class = {name: images.select(images.true_labels.argsort(stable=True)) for name, images in splits.items()}
+    monkeypatch.setattr(opened, "split", by_class.__getitem__)
+    monkeypatch.setattr(aligning, "JUDGED", 40)
+    for split, others in (("val", True), ("train", False)):
+        with case(split):
+            _, judged = aligning._splits(opened, Knowing(others))
+            assert judged.split == split and judged.true_labels.bincount().tolist() == [4] * 10
+
+
 def test_a_store_gives_the_vectors_and_the_transform(run: relgraph.Run, tmp_path: Path) -> None:
     by_network = aligned(run)
     turned = run.student().align.state_dict()

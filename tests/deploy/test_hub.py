@@ -53,6 +53,9 @@ def test_the_card_says_how_the_student_was_made(tmp_path: Path) -> None:
     assert [words for words in told if words not in card.text] == []
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert config["classes"] == list(student.classes) and config["preprocessing"]["std"] == [0.2, 0.25, 0.3]
+    last = MADE._replace(result={**RESULT, "test": {"last": {"top1": 87.654}}})  # as with --select last
+    write_hub(student, tmp_path / "last", last, images=images_of(student))
+    assert "top-1 accuracy | 87.65 %" in ModelCard.load(tmp_path / "last" / "README.md").text
     write_hub(student, tmp_path / "unstated", MADE._replace(licence=None), images=images_of(student))
     card = ModelCard.load(tmp_path / "unstated" / "README.md")
     assert card.data.license is None and "Licence**: not stated" in card.text

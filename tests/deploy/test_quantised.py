@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -15,7 +16,17 @@ from sklearn.neighbors import NearestNeighbors
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.data.views import Normalise
-from relgraph.deploy.quantised import calibration_images, compare_int8, int8_share, some_pixels, told_int8, write_int8
+from relgraph.deploy import quantised
+from relgraph.deploy.quantised import (
+    Quantised,
+    calibration_images,
+    compare_int8,
+    int8_share,
+    some_pixels,
+    told_int8,
+    write_int8,
+)
+from relgraph.errors import RelgraphError
 from relgraph.networks.plain import PlainStudent
 from tests.checks import refusal
 from tests.deploy.students import student_of
@@ -124,6 +135,29 @@ def test_accuracy_and_neighbours_before_and_after_are_those_of_the_files(digits_
     assert found["kept"] == pytest.approx(shared(tables[1], tables[2]), abs=2e-3) and found["kept"] > 0.5
     assert (found["k"], found["split"], found["images"]) == (10, "test", len(test))
     assert found["before"]["top1"] == pytest.approx(relgraph.evaluate(digits_run)["student"]["top1"], abs=0.3)
+
+
+def test_a_file_that_cannot_be_compared_is_not_left(tmp_path: Path) -> None:
+    student, path, run = student_of("resnet8"), tmp_path / "phone.onnx", SimpleNamespace()
+
+    def write(student: PlainStudent, path: Path, *_: Any, **__: Any) -> Quantised:
+        path.write_bytes(b"int8")
+        return Quantised(4, 16, 1.0)
+
+    for error in (RelgraphError("neighbours are compared among three images or more, got 2"), KeyboardInterrupt()):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(quantised, "calibration_images", lambda run: noise(4))
+            patch.setattr(quantised, "write_int8", write)
+            patch.setattr(quantised, "compare_int8", raising(error))
+            quantised.export_int8(cast(TrainedRun, run), student, path)
+        assert not path.exists()
+
+
+def raising(error: BaseException) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
 
 
 def near(vectors: np.ndarray) -> list[set[int]]:

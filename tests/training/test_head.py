@@ -1,5 +1,7 @@
 """The sequential head: a job of few epochs, a plain classifier, then fixed; a stop loses one epoch of it at most."""
 
+import os
+import signal
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,16 @@ from torch.optim import SGD
 from relgraph.data.batches import epoch_batches
 from relgraph.methods import Batch
 from relgraph.seeding import generator
+from relgraph.training import epochs
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step
 from relgraph.training.head import head_recipe, train_head
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
+from relgraph.training.stopping import Stopped
 from tests.checks import assert_refused_like
-from tests.training.conftest import RecipeMaker, states
+from tests.training.conftest import RecipeMaker, call_before, outcome, states
 
 SEQUENTIAL: dict[str, Any] = {"teacher_head": "sequential", "head_epochs": 4, "epochs": 2}
 
@@ -89,6 +93,23 @@ def test_a_run_with_a_head(make: RecipeMaker, tmp_path: Path, capsys: pytest.Cap
             for name, tensor in load_checkpoint(path / file)["objective"].items() if name.startswith("teacher_head.")
         }  # fmt: skip
         assert kept.keys() == first.keys() and all(torch.equal(kept[name], first[name]) for name in kept)
+
+
+def test_a_run_that_sigterm_stops_amid_its_head_ends_bit_for_bit(make: RecipeMaker, tmp_path: Path) -> None:
+    recipe, run = make(**SEQUENTIAL, labels_per_class=4, batch_size=4), RunDirectory(tmp_path / "run")
+    train(recipe, tmp_path / "whole")
+    assert load_checkpoint(tmp_path / "whole" / "head.ckpt")["progress"]["steps"] == [3, 3, 3, 3]
+    # In the second epoch, and in the last step of the head, which is whole: the student's first step hears it.
+    for number, resume, file in ((5, False, "head.ckpt"), (7, True, "last.ckpt")):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
+            call_before(patch, epochs, "step", number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            train(recipe, run.path, resume=resume)
+        assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert load_checkpoint(run.path / file)["progress"]["within"] is not None
+        assert run.last.exists() == resume
+    torch.manual_seed(12345)
+    train(recipe, run.path, resume=True)
+    assert outcome(run.path) == outcome(tmp_path / "whole")
 
 
 def test_who_learns_in_a_step(make: RecipeMaker) -> None:

@@ -1,6 +1,7 @@
 """Training on the graph of the data set: which graph it is, who is learned, what is kept, told and refused."""
 
 import csv
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from relgraph.data.edge_files import read_edges, write_edges
 from relgraph.data.neighbour_batches import ImageGraph
-from relgraph.files import read_json
+from relgraph.files import read_json, read_table
 from relgraph.methods import EGA
 from relgraph.outputs import Batch
 from relgraph.training.distillation import Distillation, build, train
@@ -22,7 +23,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.stores import store_embeddings
 from tests.checks import assert_refused_like, case
 from tests.pictures import write_folder
-from tests.training.conftest import call_before, outcome, part
+from tests.training.conftest import after_each_step, call_before, outcome, part
 
 QUICK: dict[str, Any] = {
     "student": "resnet8", "dim": 8, "epochs": 1, "batch_size": 8, "lr": 0.01, "device": "cpu", "precision": "32-true",
@@ -113,6 +114,20 @@ def test_a_run_is_resumed_told_and_read_by_others(
     assert edges(build(recipe(edges=str(kept)))) == edges(build(asked))
     write_edges(kept, torch.tensor(sorted(edges(build(asked)))[1:]).T)
     assert_refused_like((lambda: train(asked, tmp_path / "run", resume=True), "graph of the data set .* found others$"))
+
+
+def test_steps_are_numbered_through_a_run_whose_epochs_have_not_as_many(
+    recipe: partial[Recipe], tmp_path: Path
+) -> None:
+    """Each step is measured; the seeds of an epoch are cut into batches as its order lets them."""
+    asked = recipe(k=2, epochs=4, batch_size=7, diagnose_every=1, ema=0.9, checkpoint_minutes=1e-9)
+    train(asked, tmp_path / "run")
+    rows = read_table(tmp_path / "run" / "diagnostics.csv")
+    assert len({*Counter(row["epoch"] for row in rows).values()}) > 1, "epochs have not as many steps"
+    assert [row["step"] for row in rows] == [*range(len(rows))]
+    path = tmp_path / "parts"
+    assert after_each_step(lambda resume: train(asked, path, resume=resume), path) > 8
+    assert outcome(path) == outcome(tmp_path / "run")
 
 
 def test_edges_of_ones_own_are_found_by_position_or_name(recipe: partial[Recipe], data: Path, tmp_path: Path) -> None:

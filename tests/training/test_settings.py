@@ -107,7 +107,9 @@ def test_a_pre_training_has_the_optimiser_and_its_clipping(images: Path) -> None
 # The moving average
 
 
-def test_the_results_are_those_of_the_stored_students_or_of_their_average(make: RecipeMaker, tmp_path: Path) -> None:
+def test_the_results_are_those_of_the_stored_students_or_of_their_average(
+    make: RecipeMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ends = list[dict[str, Any]]()
     for ema in (0.0, 0.7):
         path, recipe = tmp_path / str(ema), make(method="none", lr=0.3, seed=2, ema=ema)
@@ -135,6 +137,8 @@ def test_the_results_are_those_of_the_stored_students_or_of_their_average(make: 
         file.unlink()
         train(recipe, path, resume=True)
         assert file.read_bytes() == before, "one that is gone is written again"
+        told = "written again from best.ckpt, without a rotation of relgraph align, if it had one\n"
+        assert told in capsys.readouterr().out
         assert result["val_top1_of_best"] == pytest.approx(found["best", "val"]["top1"])
         assert RunDirectory(path).read_metrics()[-1]["val_top1"] == pytest.approx(found["last", "val"]["top1"])
     assert equal(ends[0]["objective"], ends[2]["objective"]), "the student itself goes on as without an average"

@@ -222,6 +222,8 @@ def test_no_validation_classes_and_options_that_belong_elsewhere(make: RecipeMak
     train(make(gamma=0.0, epochs=1, holdout_classes="test=bee", **SPACE), tmp_path / "run")
     note = "there are no images of two validation classes to pick the best epoch by: it is the last"
     assert result_of(tmp_path / "run")["note"] == note and result_of(tmp_path / "run")["test"]["best"] == {}
+    report = evaluate_run(tmp_path / "run")
+    assert report["student"] == report["teacher"] == {} and report["images"]["test"] == 12
     one = {"holdout_classes": "val=ant+test=bee"}  # each image of one class alone finds its class
     assert "val_mAP" not in build(make(gamma=0.0, **SPACE, **one)).evaluate(0)
     told = "picking the best epoch needs validation images: the share of validation classes in holdout_classes must be "
@@ -237,6 +239,16 @@ def test_no_validation_classes_and_options_that_belong_elsewhere(make: RecipeMak
     assert "another recipe: holdout_classes was test=bee" in refusal(
         lambda: train(make(gamma=0.0, epochs=1, **SPACE, **one), tmp_path / "run", resume=True)
     )
+
+
+def test_single_images_of_unseen_classes_judge_nothing(
+    make: RecipeMaker, unseen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make(gamma=0.0, epochs=1, **SPACE, **unseen), tmp_path / "run")
+    opened = TrainedRun(tmp_path / "run")
+    monkeypatch.setattr(opened, "images", lambda split: opened.split(split).evenly(2))
+    report = evaluate_run(opened)
+    assert report["student"] == report["teacher"] == {} and report["images"]["test"] == 2
 
 
 def test_vectors_of_a_teacher_without_a_network(make: RecipeMaker, unseen: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from relgraph.errors import RelgraphError
 from relgraph.training import epochs, trainer
-from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.checkpoint import load_checkpoint, save_checkpoint
+from relgraph.training.epochs import Progress
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.runs import RunDirectory
 from relgraph.training.trainer import run_job
@@ -70,6 +71,45 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert [event.step for event in steps.Scalars("batch/overlap")] == [0, 2, 3, 5, 6, 8, 9, 11]
     assert job.asked == [], "a finished run stays as it is"
     assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
+
+
+def test_the_best_checkpoint_is_of_the_epoch_that_is_told(tmp_path: Path) -> None:
+    """A stop between both checkpoints of an epoch, which scores less when it is repeated, as on a GPU it can."""
+    run_of = RunDirectory(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        call_before(patch, trainer, "save_checkpoint", 4)  # best and last of two epochs
+        run(counting([{"knn": 10.0}, {"knn": 90.0}], "knn"), run_of.path)
+    kept, last = (load_checkpoint(file)["progress"] for file in (run_of.best, run_of.last))
+    assert (len(kept["rows"]), len(last["rows"]), last["best_epoch"]) == (2, 1, 1)
+    result = run(counting([{}, {"knn": 5.0}, {"knn": 7.0}, {"knn": 3.0}], "knn"), run_of.path, resume=True)
+    assert result["best"] == [3, 7.0], "the weights of the first epoch are gone"
+    assert len(load_checkpoint(run_of.best)["progress"]["rows"]) == 3
+
+
+def test_steps_of_a_run_follow_each_other() -> None:
+    progress, first = Progress(), 0
+    for epoch, steps in enumerate((5, 2, 7)):
+        for _ in range(2):  # as where the epoch is gone on with
+            assert progress.begin(epoch, steps) == first
+        first += steps
+    older = Progress(diagnostics=[{"epoch": 1.0, "step": 0.0}, {"epoch": 3.0, "step": 14.0}])
+    assert older.begin(3, 5) == 15 and older.begin(4, 2) == 20, "as it was, where epochs have as many"
+    older = Progress(diagnostics=[{"epoch": 1.0, "step": 0.0}, {"epoch": 3.0, "step": 14.0}])
+    assert older.begin(3, 4) == 15 and older.begin(4, 2) == 19, "no step twice"
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_no_steps(tmp_path: Path) -> None:
+    run(counting(SOME, "knn"), tmp_path / "whole")
+    for epoch in (1, 3):
+        path = tmp_path / str(epoch)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            call_before(patch, trainer, "train_epoch", epoch + 1)
+            run(counting(SOME, "knn"), path)
+        state = load_checkpoint(path / "last.ckpt")
+        assert state["progress"].pop("steps") == [STEPS] * epoch
+        save_checkpoint(path / "last.ckpt", state)
+        run(counting(SOME, "knn"), path, resume=True)
+        assert outcome(path) == outcome(tmp_path / "whole")
 
 
 def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
