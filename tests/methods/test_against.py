@@ -105,6 +105,19 @@ def test_csd_compares_all_images_of_the_batch_beside_the_nearest_keys() -> None:
     torch.testing.assert_close(loss(student, teacher, images), torch.stack(rows).mean())
 
 
+def test_a_batch_of_all_images_leaves_csd_the_keys_of_the_batch() -> None:
+    student, teacher = (torch.randn(IMAGES, TEACHER).double() for _ in range(2))
+    student.requires_grad_()
+    images = Batch(torch.randperm(IMAGES), torch.zeros(IMAGES, dtype=torch.long))
+    expected = value_and_gradient(CSD(length=IMAGES), student, teacher)
+    memory = CSD(TEACHER, TEACHER, memory="images", images=IMAGES).double()
+    gallery = CSD(TEACHER, TEACHER, memory="images", gallery=torch.randn(IMAGES, TEACHER).double())
+    for loss in (memory, gallery):
+        torch.testing.assert_close(value_and_gradient(loss, student, teacher, images), expected)
+    loss = ROP(TEACHER, TEACHER, memory="images", images=IMAGES).double()
+    assert bool(loss(student, teacher, images).isfinite())
+
+
 def test_more_keys_than_there_are_are_all_of_them() -> None:
     student, teacher, images = batch(0)
     whole = CSD(TEACHER, TEACHER, length=IMAGES, memory="images", images=IMAGES).double()
