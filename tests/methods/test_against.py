@@ -82,8 +82,8 @@ def test_images_leave_out_their_own_slot(name: str) -> None:
 
 @keyed
 def test_indices_of_32_bits(name: str) -> None:
-    (student, teacher, images), options = batch(0), {"length": 5, "memory": "images", "images": IMAGES}
-    one, other = (KEYED[name](TEACHER, TEACHER, **options).double() for _ in range(2))
+    student, teacher, images = batch(0)
+    one, other = (KEYED[name](TEACHER, TEACHER, length=5, memory="images", images=IMAGES).double() for _ in range(2))
     other.load_state_dict(one.state_dict())
     for loss, given in ((one, images), (other, images._replace(indices=images.indices.int()))):
         loss.remember(student, teacher, given)
@@ -126,8 +126,8 @@ def test_a_batch_of_all_images_leaves_csd_the_keys_of_the_batch() -> None:
     gallery = CSD(TEACHER, TEACHER, memory="images", gallery=torch.randn(IMAGES, TEACHER).double())
     for loss in (memory, gallery):
         torch.testing.assert_close(value_and_gradient(loss, student, teacher, images), expected)
-    loss = ROP(TEACHER, TEACHER, memory="images", images=IMAGES).double()
-    assert bool(loss(student, teacher, images).isfinite())
+    own_keys = ROP(TEACHER, TEACHER, memory="images", images=IMAGES).double()
+    assert bool(own_keys(student, teacher, images).isfinite())
 
 
 def test_more_keys_than_there_are_are_all_of_them() -> None:

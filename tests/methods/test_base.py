@@ -10,10 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
+from relgraph.methods import (
+    AT,
+    DIST,
+    DKD,
+    EGA,
+    KD,
+    MLLD,
+    RKD,
+    SEED,
+    Batch,
+    Method,
+    Output,
+    Pixelwise,
+    RunFacts,
+)  # fmt: skip
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
-from tests.checks import assert_refused
+from relgraph.processes import SINGLE_PROCESS
+from relgraph.training.spread import gathered, spread_over
+from tests.checks import assert_refused, case
 from tests.methods.golden import random_output
 
 N, DIM, CLASSES = 8, 6, 4
@@ -127,6 +143,35 @@ def test_parts_that_are_missing_are_named() -> None:
         (lambda: labels_of(None, "NCE", N), labels),
         (lambda: labels_of(two, "NCE", 2), labels),
         (lambda: labels_of(BATCH, "NCE", 7), "NCE reads one label for each of the 7 images, got (8,)"),
+    )
+
+
+def test_what_a_method_does_not_read_may_be_left_out() -> None:
+    s, t = output(), output()
+    methods: dict[Method, tuple[str, ...]] = {
+        **dict.fromkeys((KD(), DKD(), DIST(), MLLD(), Pixelwise(official=True)), ("logits",)),
+        AT(): ("maps",),
+        RKD(): ("feature",),
+        SEED(5, 5, queue=4, patches=1).double(): ("feature", "extra"),
+    }
+    extra = Output(torch.ones(N, 1).double(), feature=torch.randn(N, 5).double())
+    s, t = (x._replace(extra=extra) for x in (s, t))
+    for method, parts in methods.items():
+        with case(type(method).__name__):
+            one, other = (Output(**{part: getattr(x, part) for part in parts}) for x in (s, t))
+            torch.testing.assert_close(method(one, other, BATCH), method(s, t, BATCH))
+            torch.testing.assert_close(spread_over(method)(one, other, BATCH), method(s, t, BATCH))
+            method.remember(one, other, BATCH)
+            whole = gathered(one, method.reads, SINGLE_PROCESS)
+            torch.testing.assert_close(whole.tensors(), one.tensors())
+            assert one.embedding is None and one.detach().embedding is None and one.rows == N
+    missing = "reads embeddings: expected Output(embedding) of both networks, got none"
+    only = Output(logits=torch.zeros(N, CLASSES))
+    assert_refused(
+        (lambda: EGA()(only, only), f"EGA {missing}"),
+        (lambda: spread_over(EGA())(torch.zeros(N, DIM), only), f"EGA {missing}"),
+        (lambda: RKD(nodes="embedding")(only, only), f"RKD {missing}"),
+        (lambda: RKD()(only, only), "RKD reads features: expected Output(embedding, feature=...)…"),
     )
 
 
