@@ -16,6 +16,7 @@ from relgraph.methods import (
     DKD,
     EGA,
     KD,
+    METHODS,
     MLLD,
     RKD,
     SEED,
@@ -24,7 +25,7 @@ from relgraph.methods import (
     Output,
     Pixelwise,
     RunFacts,
-)  # fmt: skip
+)
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
 from relgraph.processes import SINGLE_PROCESS
@@ -173,6 +174,16 @@ def test_what_a_method_does_not_read_may_be_left_out() -> None:
         (lambda: RKD(nodes="embedding")(only, only), f"RKD {missing}"),
         (lambda: RKD()(only, only), "RKD reads features: expected Output(embedding, feature=...)…"),
     )
+
+
+def test_shapes_are_known_without_numbers_on_the_meta_device() -> None:
+    s, t = (torch.empty(12, width, device="meta", requires_grad=width == 5) for width in (5, 7))
+    for name in ("ega", "rkd", "pkt", "cc", "sp", "darkrank", "cka"):
+        with case(name):
+            given = {"nodes": "feature"} if name != "ega" else {}
+            t_of_width = t if name != "ega" else t[:, :5]
+            loss = METHODS[name](**given)(s, t_of_width)
+            assert loss.shape == () and loss.is_meta and torch.autograd.grad(loss, s)[0].shape == (12, 5)
 
 
 def test_what_is_no_output_or_no_batch_is_refused() -> None:
