@@ -17,7 +17,7 @@ from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, p
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
-from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
+from relgraph.graph.topology import AllPairs, Chooser, Graph, make_rule
 from relgraph.methods.base import (
     Batch,
     Loss,
@@ -162,9 +162,10 @@ class Relational(Method):
         """Return the builder of the pair that the loss reads: here with each node's edge to itself."""
         if self.relation is None:
             return PairBuilder(self.rule.with_own(), match=False)
-        if self.relation.topology is not ALL_PAIRS and self.relation.topology is not self.rule:
+        own = self.relation.topology
+        if not isinstance(own, AllPairs) and own is not self.rule:
             told = "takes its graph from the option graph, expected a relation without a topology of its own"
-            raise RelgraphError(f"{type(self).__name__} {told}, got {type(self.relation.topology).__name__}")
+            raise RelgraphError(f"{type(self).__name__} {told}, got {type(own).__name__}")
         return replace(self.relation.builder, topology=self.rule.with_own())
 
     def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:
