@@ -26,6 +26,7 @@ from relgraph.graph.pair import (
     anchors_of,
     check_form,
     check_nodes,
+    check_one,
     relations,
     topology_of,
 )
@@ -145,12 +146,17 @@ class Relation:
         return self.of_pair(self.builder(student, teacher))
 
     def of_pair(self, pair: Pair) -> Tensor:
-        """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
+        """Return the scalar for the two graphs of a pair, which was built with this relation's kernel.
+
+        Raises:
+            RelgraphError: for a batch of pairs.
+        """
         own = self.against == "own"
         if pair.edge_types:  # else it holds nodes alone
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
             student, teacher = relations(pair) if own else (across(pair), *relations(pair, TEACHER))
             return self.compare(student, teacher, topology)
+        check_one(pair)
         student, teacher = pair["student"].prepared, pair["teacher"].prepared
         if pair.form == "blocked":
             return self.in_blocks(student, teacher)
