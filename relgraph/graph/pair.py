@@ -260,8 +260,8 @@ def graph_pair(
     topology: Graph = ALL_PAIRS,
     kernel: Kernel = pearson,
     refinement: Refinement | None = None,
-    image_id: Tensor | None = None,
-    y: Tensor | None = None,
+    image_id: Tensor | Sequence[int] | None = None,
+    y: Tensor | Sequence[int] | None = None,
     match: bool = True,
     form: Form = "auto",
 ) -> Pair:
@@ -312,6 +312,7 @@ def graph_pair(
     pairs = builder.pairs(student, teacher) if batched else [builder(student, teacher)]
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
+            values = torch.as_tensor(values)
             if batched and values.shape[:2] != student.shape[:2]:
                 expected = f"{name} of a batch of graphs must be (B, N) = {tuple(student.shape[:2])}"
                 raise RelgraphError(f"{expected}, got {tuple(values.shape)}")

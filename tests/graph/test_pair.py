@@ -116,7 +116,7 @@ def test_what_is_refused() -> None:
             "the kernel of a graph pair is a Kernel, such as pearson or gaussian(0.4), got 'cosine'",
         ),
         (
-            lambda: graph_pair(three, three, topology=np.zeros((2, 3))),
+            lambda: graph_pair(three, three, topology=np.zeros((2, 3))),  # type: ignore[arg-type]
             "the graph of a batch is 'dense', 'knn'…",
         ),
         (lambda: EGA(graph=[[0, 1], [1, 0]]), "the graph of a batch is 'dense', 'knn'…"),  # type: ignore[arg-type]
