@@ -62,6 +62,9 @@ class Relation:
     (`relgraph.graph.pair`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
 
+    A relation is a function of two tensors and passes gradient to both: in a distillation, hand it the teacher's nodes
+    without gradient (`teacher.detach()`). A method, `Related` of this relation as well, detaches the teacher itself.
+
     With `against="teacher"` the student's nodes are related to the teacher's, not to each other: `w_s(i, j) =
     kernel(s_i, t_j)` is compared with `w_t(i, j) = kernel(t_i, t_j)`. Both networks then need one width, and what the
     student learns are the teacher's own coordinates: a graph of its own alone is blind to a rotation.

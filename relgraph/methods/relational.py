@@ -69,13 +69,16 @@ class Relational(Method):
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
             `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
-        kernel: A kernel in place of the published one, such as `cosine`; by name pearson, cosine, linear, euclidean,
-            squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
-        scale: A scale in place of the published one, such as `by_mean`, or a function of the weights of one anchor; by
-            name raw, by_mean, by_max, by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
-        criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
-            anchor in both networks; by name frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl
-            (of probabilities), cross_entropy or log_kl (of log-probabilities).
+        kernel: A kernel in place of the published one, such as `cosine` of `relgraph.graph.kernels`; on the command
+            line and in `relgraph.train` a name: pearson, cosine, linear, euclidean, squared_euclidean, gaussian:GAMMA,
+            gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
+        scale: A scale in place of the published one, such as `by_mean` of `relgraph.graph.scales`, or a function of the
+            weights of one anchor; on the command line and in `relgraph.train` a name: raw, by_mean, by_max,
+            by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
+        criterion: A criterion in place of the published one, such as `huber` of `relgraph.graph.criteria`, or a
+            function of the weights of one anchor in both networks; on the command line and in `relgraph.train` a name:
+            frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl (of probabilities), cross_entropy
+            or log_kl (of log-probabilities).
 
     Raises:
         RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned
