@@ -13,7 +13,8 @@ class Output(NamedTuple):
     """A network's outputs for a batch.
 
     Attributes:
-        embedding: The nodes of its graph, `(N, D)`.
+        embedding: The nodes of its graph, `(N, D)`. Every network of the package gives some; for a method that reads
+            other parts alone, as KD the logits, it may be left out.
         logits: `(N, classes)`, where there is a classifier; of each position `(N, classes, h, w)`, where pixels have
             classes.
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
@@ -23,7 +24,8 @@ class Output(NamedTuple):
             `v * N + i` is view v of image i.
     """
 
-    embedding: Tensor
+    # Not `Tensor | None`: who has a network's output need not ask. Methods, which take any, check it (`nodes_of`).
+    embedding: Tensor = None  # type: ignore[assignment]
     logits: Tensor | None = None
     feature: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
@@ -34,6 +36,11 @@ class Output(NamedTuple):
         own = [x for x in (self.embedding, self.logits, self.feature, *self.maps) if x is not None]
         return own if self.extra is None else [*own, *self.extra.tensors()]
 
+    @property
+    def rows(self) -> int:
+        """The number of rows of its tensors, N."""
+        return len(self.tensors()[0])
+
     def filled(self, tensors: Iterable[Tensor]) -> "Output":
         """Return an output of other tensors, in the order of `tensors`, with the same parts as this one."""
         others = iter(tensors)
@@ -41,7 +48,7 @@ class Output(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
         """Return the output with a function applied to each tensor, in the order of `tensors`."""
-        embedding = function(self.embedding)
+        embedding = self.embedding if self.embedding is None else function(self.embedding)
         logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
         maps = tuple(map(function, self.maps))
         return Output(embedding, logits, feature, maps, None if self.extra is None else self.extra.each(function))

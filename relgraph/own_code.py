@@ -163,13 +163,16 @@ def _by_name(name: str) -> ModuleType:
 def spelling_of(target: Any) -> str:
     """Return a spelling by which an object is found again, or `object:TYPE` if it has none.
 
+    A class that has none is called `object:NAME` by its own name.
+
     >>> spelling_of(RelgraphError), spelling_of(3)
     ('relgraph.errors:RelgraphError', 'object:int')
     """
     module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
+    spelled = f"object:{(target if isinstance(target, type) else type(target)).__qualname__.split('<locals>.')[-1]}"
     if "<" in name or module in ("", "__main__"):
-        return f"object:{type(target).__name__}"
-    place, spelled = sys.modules.get(module), f"object:{type(target).__name__}"
+        return spelled
+    place = sys.modules.get(module)
     try:
         if reduce(getattr, name.split("."), place) != target:  # a method of an object, or what a decorator made
             return spelled

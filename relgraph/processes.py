@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
+from relgraph.gradients import once_differentiable
 
 # The file in which processes of one machine meet, where the launcher names one: a port would listen to all the world.
 MEETING = "RELGRAPH_MEETING"
@@ -209,6 +209,6 @@ class _Shared(torch.autograd.Function):
         ctx.own, ctx.count = inputs[2:]
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("compute it in one process")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return gradient[ctx.own] * ctx.count, None, None, None

@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     **{
         f"relgraph.{name}": 0
-        for name in ("errors", "files", "options", "outputs", "own_code", "printing", "processes", "seeding")
+        for name in (
+            "errors",
+            "files",
+            "gradients",
+            "options",
+            "outputs",
+            "own_code",
+            "printing",
+            "processes",
+            "seeding",
+        )
     },
     **{f"relgraph.assets{name}": 0 for name in ("", ".report", ".report.vendor")},
     "relgraph.graph": 1,

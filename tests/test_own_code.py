@@ -87,11 +87,15 @@ def test_spellings_of_objects() -> None:
     def local() -> None:
         """Have no name that others find."""
 
+    class Net:
+        """Nor this."""
+
     cases: dict[str, Any] = {
         "relgraph.errors:RelgraphError": RelgraphError,
         "pathlib:Path.cwd": Path.cwd,
         "object:int": 3,
         "object:function": local,
+        "object:Net": Net,
         "object:method": Path("x").exists,
         "object:partial": partial(RelgraphError, "x"),
         "object:list": [(0.5, RelgraphError)],

@@ -22,7 +22,7 @@ from relgraph.analysis.graph_tables import (
 from relgraph.analysis.nodes import check_attributes, columns_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing, torch_load, torch_save
-from relgraph.graph.pair import MATCHES, EdgeType, Pair, Texts, weights
+from relgraph.graph.pair import MATCHES, EdgeType, Pair, Texts, check_one, weights
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -58,8 +58,9 @@ def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | Non
     `relgraph.analysis.sources.title`), of both networks' the teacher's, and `name`, which says it in words.
 
     Raises:
-        RelgraphError: for an unknown side or attribute, if the pair lacks its edges or an attribute, if there are more
-            than 1,000,000 edges, if a weight is not finite, or if metadata are not one value for each node.
+        RelgraphError: for a batch of pairs, an unknown side or attribute, if the pair lacks its edges or an attribute,
+            if there are more than 1,000,000 edges, if a weight is not finite, or if metadata are not one value for each
+            node.
 
     >>> import torch
     >>> from relgraph.graph.pair import graph_pair
@@ -145,6 +146,7 @@ def nodes_file(path: Path) -> Path:
 def check_pair(pair: Pair, side: Side, attributes: Names = None, format: str = "json") -> None:
     """Raise the RelgraphError that `write_graph` would raise, before work is done on the pair."""
     kinds, edges = parts_of(side)
+    check_one(pair)
     _check_edges(pair, edges, limited=format == "json")
     columns_of(pair, kinds, attributes)
 

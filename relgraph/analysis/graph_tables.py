@@ -192,7 +192,8 @@ def _listed(pair: Pair, edge_type: EdgeType) -> tuple[Tensor, Tensor]:
 
 def _classes(pair: Pair, edge_type: EdgeType, ends: Tensor) -> tuple[Tensor, Tensor]:
     """Return the place in `SAME_CLASS` of each edge `(E,)`, and the class of its source."""
-    labels = (pair[edge_type[end]].get("y", torch.full((len(pair[edge_type[end]].x),), -1)).cpu() for end in (0, 2))
+    stores = (pair[edge_type[end]] for end in (0, 2))
+    labels = (torch.as_tensor(store.get("y", torch.full((len(store.x),), -1))).cpu() for store in stores)
     source, target = (of_node[end] for of_node, end in zip(labels, ends, strict=True))
     known = (source >= 0) & (target >= 0)
     return known.long() + (known & (source == target)), source

@@ -78,7 +78,7 @@ def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
 def number_of_classes(pair: Pair, kind: str) -> int:
     """Return the number of classes that have a colour: those with a name, or up to the largest label."""
     labels = pair[kind].get("y")
-    return max(1 if labels is None else int(labels.max()) + 1, len(getattr(pair, "classes", [])), 1)
+    return max(1 if labels is None else int(torch.as_tensor(labels).max()) + 1, len(getattr(pair, "classes", [])), 1)
 
 
 def writable(text: str) -> str:
@@ -126,7 +126,7 @@ def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"index": list(range(count))}
     for name, key in ATTRIBUTES.items():
         if key and key in store:
-            found = store[key]
+            found = torch.as_tensor(store[key]) if key in ("image_id", "y") else store[key]
             shape = (len(found),) if isinstance(found, list) else tuple(found.shape)
             if shape != (count,):
                 raise RelgraphError(f"{key} must hold one value for each of {count} {kind} nodes, got {shape}")

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from relgraph.gradients import OTHER_FORM, once_differentiable, trace
 
 Term = Callable[..., Tensor]
 
@@ -40,7 +41,7 @@ def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | 
     if block >= rows:
         return term(slice(0, rows), *inputs)
     needed = tuple(map(_needed, inputs))
-    total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs)[0]
+    total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs, *_traces(inputs, needed))[0]
     return total
 
 
@@ -58,7 +59,7 @@ def rows_in_blocks(row: Term, inputs: Sequence[Tensor], numbers: int) -> Tensor:
     if block >= len(inputs[0]):
         return row(*inputs)
     needed = tuple(map(_needed, inputs))
-    found: Tensor = _RowsInBlocks.apply(row, block, needed, *inputs)[0]
+    found: Tensor = _RowsInBlocks.apply(row, block, needed, *inputs, *_traces(inputs, needed))[0]
     return found
 
 
@@ -90,6 +91,11 @@ def _needed(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.is_floating_point() and (transformed() or x.requires_grad)
 
 
+def _traces(inputs: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    """Return the traces of the inputs that need a gradient, by which a second one is refused."""
+    return [trace(x) for x, need in zip(inputs, needed, strict=True) if need]
+
+
 def transformed() -> bool:
     """Return whether a transform of `torch.func` is active: tensors may then have hidden batch dimensions."""
     return torch._C._are_functorch_transforms_active()
@@ -116,7 +122,8 @@ class _SumOfBlocks(OneByOne):
     """The sum of the blocks' terms, with the gradient computed beside the value."""
 
     @staticmethod
-    def forward(term: Term, rows: int, block: int, needed: tuple[bool, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(term: Term, rows: int, block: int, needed: tuple[bool, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = tensors[: len(needed)]
         leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
         learning = [x for x in leaves if x.requires_grad]
         gradients = [torch.zeros_like(x) for x in learning]
@@ -138,19 +145,21 @@ class _SumOfBlocks(OneByOne):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.needed, ctx.shape = inputs[3], output[0].shape
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output[1:], *inputs[4 + len(inputs[3]) :])
         ctx.save_for_forward(*output[1:])
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable(OTHER_FORM)
     def backward(ctx: Any, weight: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         weight = weight if weight.ndim == 0 else weight[0]
-        return None, None, None, None, *(next(gradients) * weight if need else None for need in ctx.needed)
+        found = [next(gradients) * weight if need else None for need in ctx.needed]
+        return None, None, None, None, *found, *(None for need in ctx.needed if need)
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
-        learning = [change for change, need in zip(changes[4:], ctx.needed, strict=True) if need]
+        of_inputs = zip(changes[4:], ctx.needed, strict=False)  # the traces come last
+        learning = [change for change, need in of_inputs if need]
         pairs = zip(ctx.saved_tensors, learning, strict=True)
         along = torch.stack([(gradient * change).sum() for gradient, change in pairs if change is not None]).sum()
         if ctx.shape:
@@ -162,7 +171,8 @@ class _RowsInBlocks(OneByOne):
     """The numbers of all rows, with their gradients computed beside them."""
 
     @staticmethod
-    def forward(row: Term, block: int, needed: tuple[bool, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(row: Term, block: int, needed: tuple[bool, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = tensors[: len(needed)]
         gradients = [torch.empty_like(x) for x, need in zip(inputs, needed, strict=True) if need]
         found = []
         for start in range(0, len(inputs[0]), block):
@@ -187,18 +197,20 @@ class _RowsInBlocks(OneByOne):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.needed = inputs[2]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output[1:], *inputs[3 + len(inputs[2]) :])
         ctx.save_for_forward(*output[1:])
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable(OTHER_FORM)
     def backward(ctx: Any, weight: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
-        return None, None, None, *(next(gradients) * weight.unsqueeze(-1) if need else None for need in ctx.needed)
+        found = [next(gradients) * weight.unsqueeze(-1) if need else None for need in ctx.needed]
+        return None, None, None, *found, *(None for need in ctx.needed if need)
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
-        learning = [change for change, need in zip(changes[3:], ctx.needed, strict=True) if need]
+        of_inputs = zip(changes[3:], ctx.needed, strict=False)  # the traces come last
+        learning = [change for change, need in of_inputs if need]
         pairs = zip(ctx.saved_tensors, learning, strict=True)
         along = torch.stack([(gradient * change).sum(-1) for gradient, change in pairs if change is not None]).sum(0)
         return along, *(None for _ in learning)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError
+from relgraph.gradients import once_differentiable, trace
 from relgraph.graph.blocks import OneByOne, sum_of_blocks
 from relgraph.graph.kernels import cosine, full_precision, own_places
 from relgraph.graph.pair import LARGEST_MATRIX, check_nodes
@@ -194,7 +194,7 @@ def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[T
     most = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
     block = max(1, (most if largest is None else largest) // len(rows))
     with full_precision(rows):
-        total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block)
+        total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block, trace(rows))
     return total, mean
 
 
@@ -202,7 +202,7 @@ class _OverKeys(OneByOne):
     """Logarithm of the sum and mean of the keys in one pass, with a running maximum."""
 
     @staticmethod
-    def forward(rows: Tensor, keys: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    def forward(rows: Tensor, keys: Tensor, block: int, of_rows: Tensor) -> tuple[Tensor, Tensor]:
         most = rows.new_full((len(rows), 1), -torch.inf)
         total, mean = torch.zeros_like(most), torch.zeros_like(rows)
         for part in torch.split(keys.detach(), block):
@@ -220,15 +220,15 @@ class _OverKeys(OneByOne):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(output[1], inputs[3])
         ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weight: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None]:
-        (mean,) = ctx.saved_tensors
-        return mean * weight.unsqueeze(-1), None, None
+    @once_differentiable("keys of a memory are read in blocks")
+    def backward(ctx: Any, weight: Tensor, of_mean: Tensor) -> tuple[Tensor | None, ...]:
+        mean, _ = ctx.saved_tensors
+        return mean * weight.unsqueeze(-1), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, change: Tensor, *_: Any) -> tuple[Tensor, None]:

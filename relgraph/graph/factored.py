@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from relgraph.gradients import OTHER_FORM, once_differentiable
 from relgraph.graph.blocks import OneByOne
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -130,7 +130,7 @@ class _Products(OneByOne):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable(OTHER_FORM)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         change, mixed, own = gradient
         change, own = change + change.mT, own + own.mT
@@ -185,7 +185,7 @@ class _Gram(OneByOne):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable(OTHER_FORM)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, y = ctx.saved_tensors
         if ctx.same:

@@ -36,7 +36,7 @@ def precision_of(x: Tensor, y: Tensor) -> torch.dtype:
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Return a context that disables autocast for operations on a tensor's device, if autocast is enabled."""
-    on = torch.is_autocast_enabled(x.device.type)  # entering a context costs more than this check
+    on = not x.is_meta and torch.is_autocast_enabled(x.device.type)  # entering a context costs more than this check
     return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
@@ -122,7 +122,7 @@ class Kernel:
 
     def nodes(self, x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the prepared nodes, `(..., N, D)`, in float32 or wider; `x` may be one process's rows of a batch."""
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # the meta device has no autocast
             with full_precision(x):
                 return self.nodes(x, processes)
         z = self.prepare(x if x.dtype == torch.float64 else x.float())
@@ -143,7 +143,7 @@ class Kernel:
         The exact weight of a node with itself stands where `own` is true; if not given, in the diagonal of one tensor's
         weights with itself.
         """
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # the meta device has no autocast
             with full_precision(x):
                 return self.matrix(x, y, own)
         if x.dtype != y.dtype:

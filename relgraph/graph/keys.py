@@ -114,7 +114,7 @@ def related_to_keys(
     (count, width), k, first = t.shape, near.shape[1], len(t) if batch else 1
 
     def term(anchors: slice, s: Tensor, t: Tensor, near: Tensor) -> Tensor:
-        others = keys[near[anchors].flatten()].view(-1, k, width)
+        others = keys[near[anchors].flatten()].view(len(near[anchors]), k, width)
         rows = (
             torch.cat([_to_batch(kernel, x, t, anchors, batch), _to_each(kernel, x[anchors], others)], -1)
             for x in (s, t)

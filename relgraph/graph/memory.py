@@ -102,6 +102,21 @@ class ClassQueues(nn.Module):
         return torch.cat([self.of_class(label).keys[slots] for label in range(len(self.queues))])
 
 
+def check_indices(indices: Tensor, count: int, images: int) -> None:
+    """Raise RelgraphError unless indices name one of `images` images for each of `count` keys.
+
+    Values are read on the CPU alone.
+    """
+    if indices.shape != (count,):
+        raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
+    if indices.is_floating_point() or indices.dtype == torch.bool:
+        raise RelgraphError(f"indices must be integers, got {indices.dtype}")
+    if indices.device.type == "cpu":  # elsewhere reading values would synchronise the device
+        outside = indices[(indices < 0) | (indices >= images)].tolist()
+        if outside:
+            raise RelgraphError(f"indices must name images 0 to {images - 1}, got {outside[0]}")
+
+
 class Bank(nn.Module):
     """A slot for each image of the training set, `(images, D)`, that holds a running mean of its keys.
 
@@ -126,15 +141,8 @@ class Bank(nn.Module):
         self.register_buffer("keys", torch.empty(images, dim).uniform_(-bound, bound))
 
     def check(self, indices: Tensor, count: int) -> None:
-        """Raise RelgraphError unless these are `count` of the bank's images; values are read on the CPU alone."""
-        if indices.shape != (count,):
-            raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
-        if indices.is_floating_point():
-            raise RelgraphError(f"indices must be integers, got {indices.dtype}")
-        if indices.device.type == "cpu":  # elsewhere reading values would synchronise the device
-            outside = indices[(indices < 0) | (indices >= len(self.keys))].tolist()
-            if outside:
-                raise RelgraphError(f"indices must name images 0 to {len(self.keys) - 1}, got {outside[0]}")
+        """Raise RelgraphError unless these are `count` of the bank's images (`check_indices`)."""
+        check_indices(indices, count, len(self.keys))
 
     @torch.no_grad()
     def remember(self, indices: Tensor, keys: Tensor, momentum: float) -> None:
@@ -149,6 +157,7 @@ class Bank(nn.Module):
             RelgraphError: if the images are not as many as the keys, or an index is not of the bank.
         """
         self.check(indices, len(keys))
+        indices = indices.long()
         moved = unit(torch.lerp(keys.to(self.keys), self.keys[indices], momentum))
         self.keys.index_copy_(0, indices, moved)
 

@@ -260,8 +260,8 @@ def graph_pair(
     topology: Graph = ALL_PAIRS,
     kernel: Kernel = pearson,
     refinement: Refinement | None = None,
-    image_id: Tensor | None = None,
-    y: Tensor | None = None,
+    image_id: Tensor | Sequence[int] | None = None,
+    y: Tensor | Sequence[int] | None = None,
     match: bool = True,
     form: Form = "auto",
 ) -> Pair:
@@ -272,12 +272,12 @@ def graph_pair(
     `refined` (N, D), the teacher's without gradient. Edge types are `(student, relates, student)`, `(teacher, relates,
     teacher)` and `(teacher, matches, student)`. Each holds `edge_index` (2, E), sources (candidates) above targets
     (anchors), and `edge_weight` (E,); on sparse topologies the cross graph joins each student node with its own teacher
-    node (the first N edges) and with the teacher nodes of its neighbours. On all pairs `edge_index` is a constant of
-    N^2 edges, and the weights are a view of the matrix (see `adjacency`); of more than 512 nodes, where the list would
-    be four times the matrix, each edge type holds `adj` (N, N) instead, row = source, column = target, as PyG's
-    `to_dense_adj`, PyG counts no edges, and `with_edges` lists them on request. Nothing is copied: the weights are the
-    tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and the widths of
-    student and teacher may differ.
+    node (the first N edges) and with the teacher nodes of its neighbours. On all pairs `edge_index` holds N^2 edges,
+    one list for all edge types, and the weights are a view of the matrix (see `adjacency`); of more than 512 nodes,
+    where the list would be four times the matrix, each edge type holds `adj` (N, N) instead, row = source, column =
+    target, as PyG's `to_dense_adj`, PyG counts no edges, and `with_edges` lists them on request. Nothing is copied: the
+    weights are the tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and
+    the widths of student and teacher may differ.
 
     `form` selects how it is computed (`relgraph.graph.pair`), and `pair.form` is the form that was used; `pair.graph`
     is "dense" or "sparse". The edges of sparse graphs are found in matrices, or in blocks ("blocked", which "auto"
@@ -290,8 +290,9 @@ def graph_pair(
 
     Raises:
         RelgraphError: if the two are not (N, D), or (B, N, D), of the same N and D (to match nodes across the networks,
-            both need a projection to one width), if the topology does not fit N, `y` or `image_id` do not fit a batch
-            of graphs, or for a form that the topology or a refinement does not support.
+            both need a projection to one width), for a kernel or a topology that is none, if the topology does not fit
+            N, `y` or `image_id` do not fit a batch of graphs, or for a form that the topology or a refinement does not
+            support.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair.num_edges, pair["teacher", "matches", "student"].edge_weight.shape
@@ -300,6 +301,8 @@ def graph_pair(
     >>> images.num_graphs, images["student"].batch.bincount(), images[1]["student"].x.shape
     (2, tensor([9, 9]), torch.Size([9, 8]))
     """
+    if not isinstance(kernel, Kernel):
+        raise RelgraphError(f"the kernel of a graph pair is a Kernel, such as pearson or gaussian(0.4), got {kernel!r}")
     rule = make_rule(topology)
     form_of_pair: Form = "matrix" if form == "auto" and rule.dense else form
     builder = PairBuilder(rule, kernel, refinement, match, form_of_pair, ("matrix", "factored", "blocked"))
@@ -309,12 +312,23 @@ def graph_pair(
     pairs = builder.pairs(student, teacher) if batched else [builder(student, teacher)]
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
+            values = torch.as_tensor(values)
             if batched and values.shape[:2] != student.shape[:2]:
                 expected = f"{name} of a batch of graphs must be (B, N) = {tuple(student.shape[:2])}"
                 raise RelgraphError(f"{expected}, got {tuple(values.shape)}")
             for pair, own in zip(pairs, values if batched else (values,), strict=True):
                 pair["student"][name] = pair["teacher"][name] = own
-    return batch_of(pairs) if batched else pairs[0]
+    return batch_of(pairs) if batched else _with_own_list(pairs[0])
+
+
+def _with_own_list(pair: Pair) -> Pair:
+    """Give a pair of all pairs a list of its edges that it shares with no other, so that it may be changed in place."""
+    listed = [pair[kind] for kind in pair.edge_types if "edge_index" in pair[kind]]
+    if listed and pair.graph == "dense":
+        own = listed[0]["edge_index"].clone()
+        for store in listed:
+            store["edge_index"] = own
+    return pair
 
 
 def batch_of(pairs: list[Pair]) -> Pair:
@@ -415,13 +429,26 @@ def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:
 
 
 def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
-    """Return the topology of one edge type of a pair."""
+    """Return the topology of one edge type of a pair.
+
+    Raises:
+        RelgraphError: for a batch of pairs.
+    """
     if pair.graph == "dense":
         return ALL_PAIRS
+    check_one(pair)
     store = pair[kind]
-    degree = store.get("degree")  # PyG makes a tensor of a number in a batch of pairs
-    degree = None if degree is None else int(degree)
-    return Edges(store.edge_index, store.get("anchors", len(pair[kind[2]].x)), degree)
+    anchors, degree = store.get("anchors", len(pair[kind[2]].x)), store.get("degree")
+    degree = None if degree is None else int(degree)  # PyG makes a tensor of a number in a batch of pairs
+    if degree is not None and degree * anchors != store.edge_index.shape[1]:
+        degree = None  # of the whole graph, of which this is a part (`subgraph`)
+    return Edges(store.edge_index, anchors, degree)
+
+
+def check_one(pair: Pair) -> None:
+    """Raise RelgraphError for a batch of pairs, where one is read."""
+    if isinstance(pair.graph, list):
+        raise RelgraphError(f"one graph pair is read at a time: expected pair[i], got a batch of {len(pair.graph)}")
 
 
 def anchors_of(pair: Pair) -> int:

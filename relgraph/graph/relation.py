@@ -26,6 +26,7 @@ from relgraph.graph.pair import (
     anchors_of,
     check_form,
     check_nodes,
+    check_one,
     relations,
     topology_of,
 )
@@ -60,6 +61,9 @@ class Relation:
     of both matrices. `form` selects how the relation is computed, with the same value and gradient
     (`relgraph.graph.pair`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
+
+    A relation is a function of two tensors and passes gradient to both: in a distillation, hand it the teacher's nodes
+    without gradient (`teacher.detach()`). A method, `Related` of this relation as well, detaches the teacher itself.
 
     With `against="teacher"` the student's nodes are related to the teacher's, not to each other: `w_s(i, j) =
     kernel(s_i, t_j)` is compared with `w_t(i, j) = kernel(t_i, t_j)`. Both networks then need one width, and what the
@@ -145,12 +149,17 @@ class Relation:
         return self.of_pair(self.builder(student, teacher))
 
     def of_pair(self, pair: Pair) -> Tensor:
-        """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
+        """Return the scalar for the two graphs of a pair, which was built with this relation's kernel.
+
+        Raises:
+            RelgraphError: for a batch of pairs.
+        """
         own = self.against == "own"
         if pair.edge_types:  # else it holds nodes alone
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
             student, teacher = relations(pair) if own else (across(pair), *relations(pair, TEACHER))
             return self.compare(student, teacher, topology)
+        check_one(pair)
         student, teacher = pair["student"].prepared, pair["teacher"].prepared
         if pair.form == "blocked":
             return self.in_blocks(student, teacher)

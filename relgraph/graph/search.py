@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
+from relgraph.gradients import OTHER_FORM, once_differentiable
 from relgraph.graph.blocks import OneByOne, transformed
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.printing import no_bar
@@ -235,7 +235,7 @@ class _EdgeWeights(OneByOne):
         ctx.kernel, ctx.chunk, ctx.one_graph = inputs[3:]
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable(OTHER_FORM)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, edge_index = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]

@@ -465,7 +465,8 @@ def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher
     A function of the two networks' matrices and the kernel is a user-defined rule.
 
     Raises:
-        RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, or a wrong `edge_index`.
+        RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, a wrong `edge_index`, or what
+            is no graph.
     """
     if isinstance(graph, str) and graph == "knn":
         return Nearest(8 if k is None else k, neighbours)
@@ -477,4 +478,7 @@ def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher
         return ALL_PAIRS
     if isinstance(graph, Tensor):
         return Given(graph)
+    if not callable(graph) or isinstance(graph, type):
+        known = "'dense', 'knn', an edge_index (a tensor), a Rule such as Nearest(8), or a function"
+        raise RelgraphError(f"the graph of a batch is {known}, got {type(graph).__name__}")
     return graph if isinstance(graph, Rule) else OwnRule(graph)

@@ -80,3 +80,10 @@ _OTHERS: tuple[type[Method], ...] = (
     FT,
 )  # fmt: skip
 METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _ASYMMETRIC + _DENSE + _OTHERS}
+
+__all__ = [
+    "AB", "AT", "CC", "CCL", "CIRKD", "CKA", "CRD", "CSD", "CWD", "DIST", "DKD", "EGA", "FSP", "FT", "IRG", "KD",
+    "METHODS", "MLLD", "NCE", "NST", "PKT", "RAML", "RKD", "ROP", "RRD", "SEED", "SKD", "SP", "SSKD", "VID",
+    "Anchor", "Batch", "D3still", "DarkRank", "FitNet", "Gram", "Holistic", "InfoNCE", "Lightly", "Method", "MoCo",
+    "NTXent", "Output", "Pairwise", "Pixelwise", "RunFacts", "Sum", "Views", "ega_loss", "option",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Product, cosine, dot, precision_of
 from relgraph.graph.keys import keys_around, related_to_keys
-from relgraph.graph.memory import Bank, Queue
+from relgraph.graph.memory import Bank, Queue, check_indices
 from relgraph.graph.pair import AGAINST, Pair, anchors_of, check_nodes
 from relgraph.graph.refine import Refiner
 from relgraph.graph.relation import Relation
@@ -200,8 +200,7 @@ class Keyed(Against):
         if batch is None:
             expected = "expected a Batch(indices, labels) as the third argument, got none"
             raise RelgraphError(f"{type(self).__name__} reads indices: {expected}")
-        if isinstance(self.remembered, Bank):
-            self.remembered.check(batch.indices, count)
+        check_indices(batch.indices, count, len(self.keys()))
         return batch.indices
 
     @torch.no_grad()

@@ -356,11 +356,18 @@ def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int
             raise RelgraphError(f"{method} reads the last stage map: {expected}")
         return output.maps[-1].flatten(1)
     found = output.embedding if part == "embedding" else output.feature
+    if found is None and part == "embedding":
+        raise no_embedding(method)
     if found is None:
         raise RelgraphError(f"{method} reads features: expected Output(embedding, feature=...) of both networks")
     if width is not None and (found.ndim != 2 or found.shape[1] != width):
         raise RelgraphError(f"{method} was built for {side} nodes (N, {width}), got {tuple(found.shape)}")
     return found
+
+
+def no_embedding(method: str) -> RelgraphError:
+    """Return the error of a method that reads the embedding, for an output without one."""
+    return RelgraphError(f"{method} reads embeddings: expected Output(embedding) of both networks, got none")
 
 
 def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...]:

@@ -77,7 +77,7 @@ class CIRKD(Method):
 
     Raises:
         RelgraphError: for numbers out of range, outputs without maps, or of a memory without channels, classes, or
-            labels of pixels.
+            labels of pixels, each below `classes`.
 
     >>> import torch
     >>> x, y = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3)
@@ -142,7 +142,10 @@ class CIRKD(Method):
         terms = {"cirkd": self._across(positions_of(s), positions_of(t))}
         if self.pixels is None and self.regions is None:
             return terms
-        known = self._labels(batch, s).flatten() >= 0
+        labels = self._labels(batch, s)
+        if labels.device.type == "cpu":  # elsewhere reading values would synchronise the device: `remember` does anyway
+            self._check(labels)
+        known = labels.flatten() >= 0
         if self.project is not None:
             with full_precision(s):
                 s, _ = through(self.project, s)  # of which cosines do not see the factor
@@ -162,6 +165,7 @@ class CIRKD(Method):
             return
         s, t = self._maps(as_output(student), as_output(teacher))
         labels, nodes = self._labels(batch, s), cosine.nodes(positions_of(t))
+        self._check(labels)
         order = torch.rand(labels.shape, generator=self.draws.generator(labels.device, 1), device=labels.device)
         for label in range(self.classes or 0):
             of_class = labels == label
@@ -204,6 +208,12 @@ class CIRKD(Method):
             raise RelgraphError(f"CIRKD's memories read the labels of pixels, {len(maps)} maps (B, H, W), got {found}")
         labels = batch.labels.unsqueeze(1).float()
         return interpolate(labels, size=maps.shape[-2:], mode="nearest-exact").flatten(1)
+
+    def _check(self, labels: Tensor) -> None:
+        """Raise RelgraphError for a label that names no class."""
+        most, classes = int(labels.max()), self.classes or 0
+        if most >= classes:
+            raise RelgraphError(f"labels of pixels must be 0 to {classes - 1}, or -1 where unknown, got {most}")
 
     def _slots(self, size: int, keys: int, device: torch.device) -> Tensor:
         """Return the slots of every class that a step reads, each once."""

@@ -44,7 +44,7 @@ class DIST(Method):
 
     >>> import torch
     >>> student, teacher = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 3.0], [0.0, 3.0]])
-    >>> terms = DIST().terms(Output(student, student), Output(teacher, teacher))
+    >>> terms = DIST().terms(Output(logits=student), Output(logits=teacher))
     >>> {name: round(term.item(), 4) for name, term in terms.items()}  # right and wrong; a class that does not vary
     {'inter': 1.0, 'intra': 1.0}
     """

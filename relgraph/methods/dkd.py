@@ -42,7 +42,7 @@ class DKD(Method):
 
     >>> student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[9.0, 0.0, 0.0]])
     >>> batch = Batch(torch.tensor([0]), torch.tensor([0]))
-    >>> terms = DKD(temperature=1.0).terms(Output(student, student), Output(teacher, teacher), batch)
+    >>> terms = DKD(temperature=1.0).terms(Output(logits=student), Output(logits=teacher), batch)
     >>> {name: round(term.item(), 4) for name, term in terms.items()}  # the others are equal in both
     {'target': 1.0962, 'others': 0.0}
     """

@@ -12,7 +12,7 @@ from relgraph.graph.pair import Form, Pair, PairBuilder
 from relgraph.graph.refine import Refiner
 from relgraph.graph.relation import Relation, matching, own_matching
 from relgraph.graph.topology import Chooser, Graph
-from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, option
+from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, no_embedding, option
 from relgraph.methods.relational import Relational
 from relgraph.outputs import BatchEdges
 
@@ -132,7 +132,10 @@ class EGA(Relational):
 
     def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:
         """Return the embeddings, which the pair itself refines."""
-        return student.embedding, teacher.embedding
+        s, t = student.embedding, teacher.embedding
+        if s is None or t is None:
+            raise no_embedding("EGA")
+        return s, t
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `node` and `edge`; without a cross graph `edge` alone."""

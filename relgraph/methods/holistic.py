@@ -29,10 +29,12 @@ class Holistic(Method):
     with a_b uniform in [0, 1). With `objective="hinge"` the second is the mean of `max(0, 1 - D(z^t))` and `max(0, 1 +
     D(z^s))`, without a penalty. The student is trained by L, through D as it is; D is the method's side of the teacher
     and trained by the others (`teacher_terms`, both times the published weight 0.1), at a learning rate of its own.
-    Neither gets gradient from the other's. L has no least value: it says whether the student fools D, not how near it
-    is. A teacher's map of another grid is resized to the student's (bilinear). Spectral norms and the draws of a_b move
-    when `remember` is called: once a step, between `backward` and the optimiser's step. Weights that become no number,
-    which users report of WGAN-GP, end a training with the name of the term that did first.
+    Neither gets gradient from the other's. Where D has several outputs, one a position, as of maps of 24 x 24 or 128 x
+    128 positions, D(z) is their mean in L and L_discriminator, and their sum in L_penalty. L has no least value: it
+    says whether the student fools D, not how near it is. A teacher's map of another grid is resized to the student's
+    (bilinear). Spectral norms and the draws of a_b move when `remember` is called: once a step, between `backward` and
+    the optimiser's step. Weights that become no number, which users report of WGAN-GP, end a training with the name of
+    the term that did first.
 
     Paper, official code and this one: in the paper D sees the image beside the scores (`conditional=True`, here
     averaged to their size), in the code the scores alone, as by default here. The network is the code's: batch norm of

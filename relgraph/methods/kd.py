@@ -39,7 +39,7 @@ class KD(Method):
 
     >>> import torch
     >>> student, teacher = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]])
-    >>> round(KD(temperature=1.0)(Output(student, student), Output(teacher, teacher)).item(), 4)
+    >>> round(KD(temperature=1.0)(Output(logits=student), Output(logits=teacher)).item(), 4)
     0.1201
     """
 

@@ -54,7 +54,7 @@ class MLLD(Method):
         RelgraphError: for numbers out of range, or logits that are missing or differ in shape.
 
     >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1e4]])  # probabilities 1/2, 1/2 and 0, 1
-    >>> terms = MLLD(temperature=1.0, several=False).terms(Output(student, student), Output(teacher, teacher))
+    >>> terms = MLLD(temperature=1.0, several=False).terms(Output(logits=student), Output(logits=teacher))
     >>> {name: round(term.item(), 4) for name, term in terms.items()}
     {'instance': 0.3466, 'batch': 0.125, 'class': 0.1875}
     """

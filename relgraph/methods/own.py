@@ -3,7 +3,7 @@
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import PairBuilder
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS
+from relgraph.graph.topology import AllPairs
 from relgraph.methods.relational import Relational
 
 
@@ -50,7 +50,7 @@ class Related(Relational):
         """Take the relation's own topology and form, if it has them."""
         if not isinstance(self.relation, Relation):
             raise RelgraphError(f"Related compares by a Relation, got {self.relation!r}")
-        self.has_edges = self.relation.topology is not ALL_PAIRS
+        self.has_edges = not isinstance(self.relation.topology, AllPairs)
         if self.has_edges:
             if (self.graph, self.k, self.neighbours) != ("dense", None, "teacher"):
                 told = "the relation has a topology of its own, beside which no graph is chosen"

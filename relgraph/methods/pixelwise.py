@@ -56,7 +56,8 @@ class Pixelwise(Method):
         s, t = logits_of(student, teacher, "Pixelwise", maps=True)
         if not self.official:
             return {"pixelwise": divergence(s, t, self.temperature).mean().to(precision_of(s, t))}
-        found = _cross_entropy(s, t, self.temperature).sum() * len(student.embedding) / len(s)
+        assert student.logits is not None
+        found = _cross_entropy(s, t, self.temperature).sum() * len(student.logits) / len(s)
         return {"pixelwise": found.to(precision_of(s, t))}
 
 

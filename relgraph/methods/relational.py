@@ -17,7 +17,7 @@ from relgraph.graph.positions import Pooling, mean_of_graphs, on_grid, pooled, p
 from relgraph.graph.refine import Refined, Refinement, Refiner
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
-from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
+from relgraph.graph.topology import AllPairs, Chooser, Graph, make_rule
 from relgraph.methods.base import (
     Batch,
     Loss,
@@ -69,13 +69,16 @@ class Relational(Method):
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
             `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
-        kernel: A kernel in place of the published one, such as `cosine`; by name pearson, cosine, linear, euclidean,
-            squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
-        scale: A scale in place of the published one, such as `by_mean`, or a function of the weights of one anchor; by
-            name raw, by_mean, by_max, by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
-        criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
-            anchor in both networks; by name frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl
-            (of probabilities), cross_entropy or log_kl (of log-probabilities).
+        kernel: A kernel in place of the published one, such as `cosine` of `relgraph.graph.kernels`; on the command
+            line and in `relgraph.train` a name: pearson, cosine, linear, euclidean, squared_euclidean, gaussian:GAMMA,
+            gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
+        scale: A scale in place of the published one, such as `by_mean` of `relgraph.graph.scales`, or a function of the
+            weights of one anchor; on the command line and in `relgraph.train` a name: raw, by_mean, by_max,
+            by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
+        criterion: A criterion in place of the published one, such as `huber` of `relgraph.graph.criteria`, or a
+            function of the weights of one anchor in both networks; on the command line and in `relgraph.train` a name:
+            frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl (of probabilities), cross_entropy
+            or log_kl (of log-probabilities).
 
     Raises:
         RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned
@@ -162,9 +165,10 @@ class Relational(Method):
         """Return the builder of the pair that the loss reads: here with each node's edge to itself."""
         if self.relation is None:
             return PairBuilder(self.rule.with_own(), match=False)
-        if self.relation.topology is not ALL_PAIRS and self.relation.topology is not self.rule:
+        own = self.relation.topology
+        if not isinstance(own, AllPairs) and own is not self.rule:
             told = "takes its graph from the option graph, expected a relation without a topology of its own"
-            raise RelgraphError(f"{type(self).__name__} {told}, got {type(self.relation.topology).__name__}")
+            raise RelgraphError(f"{type(self).__name__} {told}, got {type(own).__name__}")
         return replace(self.relation.builder, topology=self.rule.with_own())
 
     def vectors(self, student: Output, teacher: Output, edges: BatchEdges | None = None) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ class SEED(Queued):
         super().remember(student, teacher, batch)
         if self.patch_memory is not None:
             output = as_output(teacher)
-            count = len(output.embedding)
+            count = len(self.teacher_nodes(output))
             patches = self.teacher_nodes(extra_of(output, self.views, count, "SEED"))
             self.patch_memory.remember(cosine.nodes(patches[:count]))
 

@@ -1,6 +1,7 @@
 """Knowledge distillation with self-supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)."""
 
 from copy import deepcopy
+from itertools import chain
 from typing import Any, Literal, Self
 
 import torch
@@ -148,7 +149,7 @@ class SSKD(Method):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`, `transformed` and `self_supervision`."""
         s, t = logits_of(student, teacher, "SSKD")
-        labels = labels_of(batch, "SSKD", len(s))
+        labels = _classes(labels_of(batch, "SSKD", len(s)), s.shape[1])
         student_views, teacher_views = (extra_of(output, self.views, len(s), "SSKD") for output in (student, teacher))
         kd = divergence(s, t, self.temperature).mean()
 
@@ -190,13 +191,24 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
     return torch.stack(found).mean()
 
 
+def _classes(labels: Tensor, count: int) -> Tensor:
+    """Return labels `(N,)` unless one names none of the classes; values are read on the CPU alone."""
+    if labels.device.type == "cpu":  # elsewhere reading values would synchronise the device
+        outside = labels[labels >= count].tolist()
+        if outside:
+            raise RelgraphError(f"SSKD reads labels 0 to {count - 1}, or -1 where unknown, got {outside[0]}")
+    return labels
+
+
 def _similarities(head: nn.Module, output: Output, views: Output, width: int, side: str) -> Tensor:
     """Return the cosines of each view with each image, `(V, N, N)`."""
     parts = [nodes_of(each, "feature", "SSKD", side, width) for each in (output, views)]
     count = len(parts[0])
     with full_precision(parts[0]):
         rows = torch.cat(parts)
-        nodes = cosine.nodes(head(at_least_float32(rows / excess(rows))))
+        rows = at_least_float32(rows / excess(rows))
+        weights = (x.dtype for x in chain(head.parameters(), head.buffers()) if x.is_floating_point())
+        nodes = cosine.nodes(head(rows.to(next(weights, rows.dtype))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ class Sum(Method):
         methods: Weight >= 0 and method by name.
 
     Raises:
-        RelgraphError: if there is no method, or for a negative weight.
+        RelgraphError: if there is no method, for a name that is empty or has a dot, for what is no weight and method,
+            or for a negative weight.
 
     >>> from relgraph.methods import PKT, RKD
     >>> loss = Sum({"rkd": (1.0, RKD()), "pkt": (100.0, PKT())})
@@ -34,12 +36,8 @@ class Sum(Method):
     def __post_init__(self) -> None:
         """Check the weights, and store methods and weights separately."""
         super().__post_init__()
-        if not self.methods:
-            raise RelgraphError("a sum of methods needs at least one, got none")
+        _check(self.methods)
         self.weights = {name: weight for name, (weight, _) in self.methods.items()}
-        for name, weight in self.weights.items():
-            if not weight >= 0:
-                raise RelgraphError(f"the weight of {name} must be at least 0, got {weight}")
         self.parts = nn.ModuleDict({name: method for name, (_, method) in self.methods.items()})
         asked = {name: method.views for name, method in self.each() if method.views is not None}
         if len(set(asked.values())) > 1:
@@ -105,3 +103,19 @@ class Sum(Method):
         """Update every method's memory with the batch."""
         for _, method in self.each():
             method.remember(student, teacher, batch)
+
+
+def _check(methods: Mapping[str, tuple[float, Method]]) -> None:
+    """Raise RelgraphError unless these are weights and methods by name."""
+    expected = 'expected {"rkd": (1.0, RKD()), ...}'
+    if not isinstance(methods, Mapping):
+        raise RelgraphError(f"a sum of methods has names: {expected}, got {type(methods).__name__}")
+    if not methods:
+        raise RelgraphError("a sum of methods needs at least one, got none")
+    for name, part in methods.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise RelgraphError(f"the name of a method in a sum is a word without a dot, got {name!r}")
+        if not (isinstance(part, tuple | list) and len(part) == 2 and isinstance(part[1], Method)):
+            raise RelgraphError(f"{name} in a sum is a weight and a method: {expected}, got {type(part).__name__}")
+        if not isinstance(part[0], Real | Tensor) or not part[0] >= 0:
+            raise RelgraphError(f"the weight of {name} must be at least 0, got {part[0]!r}")

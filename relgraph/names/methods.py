@@ -11,7 +11,6 @@ from relgraph import own_code
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.blocks import layers_of
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.own import Related
@@ -56,7 +55,7 @@ class Named(NamedTuple):
             return deepcopy(self.made)
         given = {**self.given, **options}
         if any(layers_of(tuple(given.values()))):
-            given = deepcopy(given, {id(ALL_PAIRS): ALL_PAIRS})  # which is known by its identity
+            given = deepcopy(given)
         with telling(f"{self.name} cannot be built"):
             return self.cls.for_run(run, **given)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from relgraph.errors import RelgraphError
+from relgraph.gradients import once_differentiable
 from relgraph.processes import ProcessGroup
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -124,7 +124,7 @@ class _Normalise(torch.autograd.Function):
         return functional.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("normalise in one process")
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance = ctx.saved_tensors
         # With statistics that are given: per channel, the sums of gradient * (x - mean) / deviation and of gradient.

@@ -86,7 +86,9 @@ class Discriminator(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the scores."""
         maps = maps / excess_of_all(maps)  # whose squares overflow else
-        found: Tensor = self.layers(batch_norm(maps, None, None, self.scale, self.shift, training=True))
+        scale, shift = self.scale.to(maps.dtype), self.shift.to(maps.dtype)  # maps of half precision are float32 now
+        normalised = batch_norm(maps, None, None, scale, shift, training=True)
+        found: Tensor = self.layers(normalised.to(self.scale.dtype))
         return found
 
     def iterate(self) -> None:

@@ -78,8 +78,8 @@ class Spread:
         """Return what must be alike on all processes, texts by a number of theirs beyond all that counts."""
         facts = {"method": self._method, "images and labels": 2**31 + (batch is not None)}
         for side, output in (("student", student), ("teacher", teacher)):
-            facts[f"number of the {side}'s rows"] = len(output.embedding)
-            facts[f"width of the {side}'s embedding"] = output.embedding.shape[-1]
+            facts[f"number of the {side}'s rows"] = output.rows
+            facts[f"width of the {side}'s embedding"] = 0 if output.embedding is None else output.embedding.shape[-1]
             kinds = [(tuple(x.shape[1:]), str(x.dtype)) for x in output.tensors()]
             facts[f"types and shapes of the {side}'s outputs"] = _number(kinds)
         return facts
@@ -215,7 +215,7 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
     if extra is not None:
         # Rows of this process alone.
         unread: dict[str, Any] = {name: None for name in ("logits", "feature") if name not in read}
-        extra = parts(extra, len(extra.embedding) // len(output.embedding))._replace(**unread)
+        extra = parts(extra, extra.rows // output.rows)._replace(**unread)
     return parts(output, 1)._replace(extra=extra)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import HeteroData
@@ -374,6 +375,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         assert_refused_like((partial(write_graph, pair, path), f"cannot write .*graph.{name}: No space left"))
         assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
         path.unlink()
+
+
+def test_labels_may_be_a_list_or_an_array() -> None:
+    x, labels = torch.randn(4, 3), [0, 1, -1, 1]
+    expected = to_networkx(graph_pair(x, x, y=torch.tensor(labels), image_id=torch.tensor([7, 8, 9, 3])))
+    given: Any
+    for given in (labels, np.array(labels)):
+        pair = graph_pair(x, x, y=given, image_id=[7, 8, 9, 3])
+        by_hand = graph_pair(x, x)
+        for kind in ("student", "teacher"):
+            by_hand[kind].y, by_hand[kind].image_id = given, [7, 8, 9, 3]
+        for found in map(to_networkx, (pair, by_hand)):
+            assert list(found.nodes(data=True)) == list(expected.nodes(data=True))
+            assert list(found.edges(data=True)) == list(expected.edges(data=True))
 
 
 def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

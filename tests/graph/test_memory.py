@@ -71,6 +71,7 @@ def test_what_is_refused() -> None:
             for indices, message in (
                 ([0, 1, 2], "indices must be one for each of the 2 keys, got (3,)"),
                 ([0.0, 1.0], "indices must be integers, got torch.float32"),
+                ([True, False], "indices must be integers, got torch.bool"),
                 ([0, 8], "indices must name images 0 to 7, got 8"),
                 ([-1, 0], "indices must name images 0 to 7, got -1"),
             )

@@ -1,5 +1,8 @@
 """The graph pair against the dense definition, PyG's own conversions and degenerate batches."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch_geometric.data import Batch, HeteroData
 from torch_geometric.nn import SimpleConv, to_hetero
 from torch_geometric.utils import to_networkx
 
+from relgraph.analysis import export
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import cosine, pearson
 from relgraph.graph.pair import (
@@ -17,9 +21,11 @@ from relgraph.graph.pair import (
     TEACHER,
     EdgeType,
     Form,
+    PairBuilder,
     _all_edges,
     adjacency,
     graph_pair,
+    has_weights,
     weights,
     with_edges,
 )
@@ -27,6 +33,7 @@ from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_sum
 from relgraph.graph.topology import ALL_PAIRS, Above, Given, Graph, Nearest, Rule, WithOwn
+from relgraph.methods import EGA
 from tests.checks import assert_refused
 
 N, D = 7, 5
@@ -104,6 +111,15 @@ def test_what_is_refused() -> None:
         (lambda: graph_pair(three, three, topology=Nearest(5)), between),
         (lambda: graph_pair(solid, solid, y=torch.zeros(3, 3)), "y" + batch + "(3, 3)"),
         (lambda: graph_pair(solid, solid, image_id=torch.arange(2)), "image_id" + batch + "(2,)"),
+        (
+            lambda: graph_pair(three, three, kernel="cosine"),  # type: ignore[arg-type]
+            "the kernel of a graph pair is a Kernel, such as pearson or gaussian(0.4), got 'cosine'",
+        ),
+        (
+            lambda: graph_pair(three, three, topology=np.zeros((2, 3))),  # type: ignore[arg-type]
+            "the graph of a batch is 'dense', 'knn'…",
+        ),
+        (lambda: EGA(graph=[[0, 1], [1, 0]]), "the graph of a batch is 'dense', 'knn'…"),  # type: ignore[arg-type]
         (lambda: graph_pair(solid[None], solid[None]), "a graph pair holds one batch (N, D), got (1, 2, 3, 4)"),
     )
 
@@ -198,8 +214,8 @@ def test_networkx_and_pyg_read_the_right_weights(rule: str) -> None:
 def test_nothing_is_copied_and_the_list_of_all_pairs_is_shared() -> None:
     _all_edges.cache_clear()
     with torch.inference_mode():
-        graph_pair(*embeddings())
-    pairs = [graph_pair(*embeddings()) for _ in range(2)]
+        PairBuilder()(*embeddings())
+    pairs = [PairBuilder()(*embeddings()) for _ in range(2)]
     lists = [pair[kind].edge_index for pair in pairs for kind in (STUDENT, TEACHER, MATCHES)]
     assert all(each is lists[0] for each in lists) and not lists[0].is_inference()
     for kind in (STUDENT, TEACHER, MATCHES):
@@ -207,6 +223,41 @@ def test_nothing_is_copied_and_the_list_of_all_pairs_is_shared() -> None:
         assert found.data_ptr() == matrix.data_ptr() == weights(pairs[0], kind).data_ptr()
         source, target = pairs[0][kind].edge_index
         assert torch.equal(found, matrix[source, target])
+
+
+def test_a_user_s_pair_has_a_list_of_its_own_which_may_be_changed_in_place() -> None:
+    before = PairBuilder()(*embeddings())[STUDENT].edge_index.clone()
+    pair = graph_pair(*embeddings())
+    for kind in (STUDENT, TEACHER, MATCHES):
+        assert torch.equal(pair[kind].edge_index, before)
+    pair[STUDENT].edge_index.zero_()
+    assert torch.equal(graph_pair(*embeddings())[TEACHER].edge_index, before)
+    assert torch.equal(PairBuilder()(*embeddings())[STUDENT].edge_index, before)
+    assert [*graph_pair(*embeddings(), form="factored").edge_types] == []
+
+
+def test_a_part_of_a_pair_is_compared_by_its_own_edges() -> None:
+    student, teacher = embeddings()
+    kept = torch.tensor([0, 1, 3, 5])
+    pair = graph_pair(student, teacher, topology=Nearest(3)).subgraph({"student": kept, "teacher": kept})
+    edges = pair[TEACHER].edge_index
+    assert 0 < edges.shape[1] < 3 * len(kept)
+    for criterion in (mean_square, lambda s, t: (s - t).abs().amax(-1)):
+        relation = Relation(pearson, Given(edges), criterion=criterion)
+        torch.testing.assert_close(relation.of_pair(pair), relation(student[kept], teacher[kept]))
+
+
+def test_a_batch_of_pairs_is_refused_where_one_is_read() -> None:
+    solid = torch.randn(2, 6, 4)
+    ways: list[dict[str, Any]] = [{}, {"topology": Nearest(3)}, {"form": "factored"}, {"form": "blocked"}]
+    for options in ways:
+        pairs = graph_pair(solid, solid.flip(0), **options)
+        relation = Relation(pearson, **options)
+        told = "one graph pair is read at a time: expected pair[i], got a batch of 2"
+        assert_refused((partial(relation.of_pair, pairs), told))
+        if has_weights(pairs):
+            torch.testing.assert_close(relation.of_pair(pairs[1]), relation(solid[1], solid[0]))
+            assert_refused((partial(export.to_networkx, pairs), told))
 
 
 def test_pyg_takes_no_attribute_of_nodes_for_an_index() -> None:

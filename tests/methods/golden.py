@@ -52,7 +52,7 @@ def queue_keys(count: int = 32) -> Tensor:
 
 def of_logits(logits: Tensor) -> Output:
     """Return an output of nothing but logits."""
-    return Output(torch.zeros(len(logits), 2), logits)
+    return Output(logits=logits)
 
 
 def random_output(rows: int, dim: int, classes: int, width: int, maps: Sequence[tuple[int, ...]] = ()) -> Output:

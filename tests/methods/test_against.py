@@ -1,6 +1,7 @@
 """What methods that relate the student to the teacher share: the layer, and the memories against loops and a deque."""
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 import pytest
@@ -80,6 +81,17 @@ def test_images_leave_out_their_own_slot(name: str) -> None:
 
 
 @keyed
+def test_indices_of_32_bits(name: str) -> None:
+    student, teacher, images = batch(0)
+    one, other = (KEYED[name](TEACHER, TEACHER, length=5, memory="images", images=IMAGES).double() for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    for loss, given in ((one, images), (other, images._replace(indices=images.indices.int()))):
+        loss.remember(student, teacher, given)
+    short = images._replace(indices=images.indices.int())
+    assert torch.equal(one(student, teacher, images), other(student, teacher, short))
+
+
+@keyed
 def test_a_gallery_is_read_and_never_written(name: str) -> None:
     vectors, (student, teacher, images) = torch.randn(IMAGES, TEACHER).double(), batch(0)
     loss = KEYED[name](TEACHER, TEACHER, length=5, memory="images", gallery=vectors).double()
@@ -103,6 +115,19 @@ def test_csd_compares_all_images_of_the_batch_beside_the_nearest_keys() -> None:
         q, p = ((keys @ x / 0.1).log_softmax(0) for x in (s, t))
         rows.append((p.exp() * (p - q)).sum())
     torch.testing.assert_close(loss(student, teacher, images), torch.stack(rows).mean())
+
+
+def test_a_batch_of_all_images_leaves_csd_the_keys_of_the_batch() -> None:
+    student, teacher = (torch.randn(IMAGES, TEACHER).double() for _ in range(2))
+    student.requires_grad_()
+    images = Batch(torch.randperm(IMAGES), torch.zeros(IMAGES, dtype=torch.long))
+    expected = value_and_gradient(CSD(length=IMAGES), student, teacher)
+    memory = CSD(TEACHER, TEACHER, memory="images", images=IMAGES).double()
+    gallery = CSD(TEACHER, TEACHER, memory="images", gallery=torch.randn(IMAGES, TEACHER).double())
+    for loss in (memory, gallery):
+        torch.testing.assert_close(value_and_gradient(loss, student, teacher, images), expected)
+    own_keys = ROP(TEACHER, TEACHER, memory="images", images=IMAGES).double()
+    assert bool(own_keys(student, teacher, images).isfinite())
 
 
 def test_more_keys_than_there_are_are_all_of_them() -> None:
@@ -137,7 +162,6 @@ def test_what_is_refused() -> None:
         "teacher's (--target-space teacher, or a linear layer), got 4 and 6"
     )
     memory = CSD(TEACHER, TEACHER, memory="images", images=IMAGES)
-    far = Batch(torch.tensor([0, 1, 2, 3, IMAGES]), images.labels)
     assert_refused(
         (lambda: CSD()(student[:, :STUDENT], teacher), widths),
         (lambda: CSD(STUDENT), "CSD maps one width to another: expected both, got 4 and None"),
@@ -149,7 +173,16 @@ def test_what_is_refused() -> None:
             "a memory of CSD has its own nearest keys: expected graph 'dense', got another",
         ),
         (lambda: memory(student, teacher), "CSD reads indices: expected a Batch(indices, labels) as the third…"),
-        (lambda: memory(student, teacher, far), f"indices must name images 0 to {IMAGES - 1}, got {IMAGES}"),
+        *(
+            (partial(loss, student, teacher, Batch(torch.tensor(indices), images.labels)), message)
+            for loss in (memory, CSD(memory="images", gallery=torch.randn(IMAGES, TEACHER)))
+            for indices, message in (
+                ([0, 1, 2, 3, IMAGES], f"indices must name images 0 to {IMAGES - 1}, got {IMAGES}"),
+                ([-1, 1, 2, 3, 4], f"indices must name images 0 to {IMAGES - 1}, got -1"),
+                ([0, 1], "indices must be one for each of the 5 keys, got (2,)"),
+                ([0.0, 1.0, 2.0, 3.0, 4.0], "indices must be integers, got torch.float32"),
+            )
+        ),
         (
             lambda: CSD(memory="images", images=3, gallery=teacher),
             "CSD leaves out an image's own slot: expected a gallery of the 3 training images in their order, got 5 "

@@ -4,16 +4,37 @@ The laws that all methods keep are in test_laws.py.
 """
 
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
+from relgraph import methods
+from relgraph.graph.relation import Relation
+from relgraph.methods import (
+    AT,
+    DIST,
+    DKD,
+    EGA,
+    KD,
+    METHODS,
+    MLLD,
+    RKD,
+    SEED,
+    Batch,
+    Method,
+    Output,
+    Pixelwise,
+    RunFacts,
+)
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
+from relgraph.methods.own import Related
 from relgraph.names import build_method
-from tests.checks import assert_refused
+from relgraph.processes import SINGLE_PROCESS
+from relgraph.training.spread import gathered, spread_over
+from tests.checks import assert_refused, case
 from tests.methods.golden import random_output
 
 N, DIM, CLASSES = 8, 6, 4
@@ -128,6 +149,62 @@ def test_parts_that_are_missing_are_named() -> None:
         (lambda: labels_of(two, "NCE", 2), labels),
         (lambda: labels_of(BATCH, "NCE", 7), "NCE reads one label for each of the 7 images, got (8,)"),
     )
+
+
+def test_what_a_method_does_not_read_may_be_left_out() -> None:
+    s, t = output(), output()
+    reading: dict[Method, tuple[str, ...]] = {
+        **dict.fromkeys((KD(), DKD(), DIST(), MLLD(), Pixelwise(official=True)), ("logits",)),
+        AT(): ("maps",),
+        RKD(): ("feature",),
+        SEED(5, 5, queue=4, patches=1).double(): ("feature", "extra"),
+    }
+    extra = Output(torch.ones(N, 1).double(), feature=torch.randn(N, 5).double())
+    s, t = (x._replace(extra=extra) for x in (s, t))
+    for method, parts in reading.items():
+        with case(type(method).__name__):
+            one, other = (Output(**{part: getattr(x, part) for part in parts}) for x in (s, t))
+            torch.testing.assert_close(method(one, other, BATCH), method(s, t, BATCH))
+            torch.testing.assert_close(spread_over(method)(one, other, BATCH), method(s, t, BATCH))
+            method.remember(one, other, BATCH)
+            whole = gathered(one, method.reads, SINGLE_PROCESS)
+            torch.testing.assert_close(whole.tensors(), one.tensors())
+            assert one.embedding is None and one.detach().embedding is None and one.rows == N
+    missing = "reads embeddings: expected Output(embedding) of both networks, got none"
+    only = Output(logits=torch.zeros(N, CLASSES))
+    assert_refused(
+        (lambda: EGA()(only, only), f"EGA {missing}"),
+        (lambda: spread_over(EGA())(torch.zeros(N, DIM), only), f"EGA {missing}"),
+        (lambda: RKD(nodes="embedding")(only, only), f"RKD {missing}"),
+        (lambda: RKD()(only, only), "RKD reads features: expected Output(embedding, feature=...)…"),
+    )
+
+
+def test_shapes_are_known_without_numbers_on_the_meta_device() -> None:
+    s, t = (torch.empty(12, width, device="meta", requires_grad=width == 5) for width in (5, 7))
+    for name in ("ega", "rkd", "pkt", "cc", "sp", "darkrank", "cka"):
+        with case(name):
+            given = {"nodes": "feature"} if name != "ega" else {}
+            t_of_width = t if name != "ega" else t[:, :5]
+            loss = METHODS[name](**given)(s, t_of_width)
+            assert loss.shape == () and loss.is_meta and torch.autograd.grad(loss, s)[0].shape == (12, 5)
+
+
+def test_all_names_of_the_package_and_no_module_are_imported_by_a_star() -> None:
+    names: dict[str, Any] = {}
+    exec("from relgraph.methods import *", names)
+    names.pop("__builtins__")
+    assert sorted(names) == sorted(methods.__all__) and "sum" not in names
+    assert {cls.__name__ for cls in METHODS.values()} < names.keys()
+    public = {name for name, value in vars(methods).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    assert public == set(methods.__all__)
+
+
+def test_a_relation_passes_gradient_to_the_teacher_and_a_method_of_it_does_not() -> None:
+    s, t = (torch.randn(N, DIM, requires_grad=True) for _ in range(2))
+    for loss, learns in ((Relation(), True), (Related(Relation()), False)):
+        gradient = torch.autograd.grad(loss(s, t), t, allow_unused=True)[0]
+        assert (gradient is not None) == learns
 
 
 def test_what_is_no_output_or_no_batch_is_refused() -> None:

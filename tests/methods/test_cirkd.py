@@ -142,11 +142,15 @@ def test_what_it_asks_for() -> None:
     assert (made.student_channels, made.teacher_channels, made.classes) == (6, 7, CLASSES)
     assert made.reads == ("map", "labels") and made.regions is None
     x, images = of_map(torch.zeros(2, WIDTH, 2, 2).double()), Batch(torch.arange(2), torch.zeros(2))
+    ignored = Batch(torch.arange(2), torch.full((2, 8, 8), 255))
+    unknown = f"labels of pixels must be 0 to {CLASSES - 1}, or -1 where unknown, got 255"
     of_classes = "the memories of CIRKD are of classes of pixels: expected"
     assert_refused(
         (lambda: CIRKD.for_run(run, pixel_weight=0.1), f"{of_classes} data whose pixels have classes"),
         (lambda: CIRKD(region_weight=0.1), f"{of_classes} student_channels, teacher_channels and classes…"),
         (lambda: built(3, head="none"), "CIRKD without a head compares maps of as many channels, got 3 and 5"),
         (lambda: built()(x, x, images), "CIRKD's memories read the labels of pixels, 2 maps (B, H, W), got (2,)"),
+        (lambda: built()(x, x, ignored), unknown),
+        (lambda: built().remember(x, x, ignored), unknown),
         (lambda: built()(x, x), "CIRKD's memories read the labels of pixels, 2 maps (B, H, W), got None"),
     )

@@ -164,6 +164,24 @@ def test_structured_distillation_is_the_sum_of_its_parts() -> None:
     assert {id(p) for p in rates} == {id(p) for p in own.teacher_parameters()} and {*rates.values()} == {4e-4}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_discriminator_of_half_precision(dtype: torch.dtype) -> None:
+    loss, whole = new(iterations=3), [of_logits(scores()) for _ in range(2)]
+
+    def terms(student: Output, teacher: Output) -> dict[str, Tensor]:
+        return {**loss.terms(student, teacher), **loss.teacher_terms(student, teacher, BATCH, never)}
+
+    expected = terms(*whole)
+    loss.to(dtype)
+    for student, teacher in (whole, [each.each(partial(Tensor.to, dtype=dtype)) for each in whole]):
+        found = terms(student, teacher)
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value.double(), expected[name], rtol=0.1, atol=0.05)
+        gradients = torch.autograd.grad(found["penalty"], loss.teacher_parameters(), allow_unused=True)
+        assert all(bool(each.isfinite().all()) for each in gradients if each is not None)
+
+
 def test_what_they_refuse() -> None:
     run, x = RunFacts(2, 2, 2, scores=SHAPE, image=(3, 32, 32)), torch.randn(N, CLASSES)
     method: Method = Holistic.for_run(run, conditional=True)

@@ -1,5 +1,7 @@
 """A method made of a bare relation, and methods as users write and give them, in no table of the package."""
 
+import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from relgraph.graph.pair import STUDENT, Form
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
-from relgraph.graph.topology import Edges, Nearest, WithOwn
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Nearest, WithOwn
 from relgraph.methods import EGA, KD, METHODS, PKT, RKD, SP, Batch, Output, RunFacts, Sum
 from relgraph.methods.own import Related
 from relgraph.names import Named, build, build_method, parse_methods
@@ -46,6 +48,20 @@ def outputs() -> tuple[Output, Output]:
 def vectors(part: str = "feature") -> tuple[tuple[Output, Output], tuple[Tensor, Tensor]]:
     given = outputs()
     return given, (getattr(given[0], part), getattr(given[1], part))
+
+
+def test_a_copied_or_pickled_relation_takes_the_chosen_graph_as_the_first_does() -> None:
+    _, (student, teacher) = vectors()
+    assert Relation(cosine, AllPairs()) == Relation(cosine)
+    for topology in (ALL_PAIRS, AllPairs()):
+        relation = Relation(cosine, topology, criterion=mean_square)
+        expected = Related(relation, graph="knn", k=3)(student, teacher)
+        for copied in (deepcopy(relation), pickle.loads(pickle.dumps(relation))):
+            torch.testing.assert_close(Related(copied, graph="knn", k=3)(student, teacher), expected)
+            assert not Related(copied).has_edges
+    learned = Relation(cosine, scale=torch.nn.Softplus())
+    built = build_method(learned, RUN, {"graph": "knn", "k": 3})
+    assert built is not None and bool(built(student, teacher) > 0)
 
 
 def test_a_relation_as_a_method_is_the_relation() -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -223,6 +224,23 @@ def test_what_it_refuses() -> None:
         (views((4, 3), (2, 4)), "matching nodes needs embeddings of one width…"),
         (views((4, 3, 1), (2, 3)), f"{alike} (2, 3, 1) and (2, 3)"),
     )
+
+
+def test_outputs_are_read_in_the_precision_of_the_heads() -> None:
+    method, (student, teacher) = SSKD(STUDENT, TEACHER, Projector(TEACHER, TEACHER)), outputs()
+    expected = method.float()(student.each(Tensor.float), teacher.each(Tensor.float), BATCH)
+    for heads, given in product((torch.float64, torch.float32, torch.bfloat16), (torch.float64, torch.float32)):
+        with case(heads, given):
+            found = method.to(heads)(student.each(partial(Tensor.to, dtype=given)), teacher, BATCH)
+            bound = 1e-1 if heads == torch.bfloat16 else 1e-4
+            torch.testing.assert_close(found.float(), expected, rtol=bound, atol=bound)
+
+
+def test_a_label_that_names_no_class_is_refused() -> None:
+    method, given = SSKD(STUDENT, TEACHER, Projector(TEACHER, TEACHER)).double(), outputs()
+    far = BATCH._replace(labels=torch.full_like(BATCH.labels, CLASSES))
+    told = f"SSKD reads labels 0 to {CLASSES - 1}, or -1 where unknown, got {CLASSES}"
+    assert_refused((lambda: method(*given, far), told))
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["student", "teacher"])

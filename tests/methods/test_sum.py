@@ -151,10 +151,16 @@ def test_what_it_refuses() -> None:
         ({"a": (1, seed(6)), "b": (1, seed(2))}, f"{share} a for 6 patches and b for 2 patches"),
         ({"a": (1, sskd()), "b": (1, all_of_them)}, f"{share} a for 3 rotations and b for 4 transformations"),
         ({}, "a sum of methods needs at least one, got none"),
+        ([(1.0, KD())], 'a sum of methods has names: expected {"rkd": (1.0, RKD()), ...}, got list'),
+        ({"a": KD()}, 'a in a sum is a weight and a method: expected {"rkd": (1.0, RKD()), ...}, got KD'),
+        ({"a": (1.0, nn.Linear(1, 1))}, "a in a sum is a weight and a method: expected…"),
+        ({"a.b": (1.0, KD())}, "the name of a method in a sum is a word without a dot, got 'a.b'"),
+        ({"": (1.0, KD())}, "the name of a method in a sum is a word without a dot, got ''"),
+        ({"kd": ("1", KD())}, "the weight of kd must be at least 0, got '1'"),
         ({"pkt": (1, PKT()), "kd": (-1, KD())}, "the weight of kd must be at least 0, got -1"),
         ({"pkt": (1, PKT()), "kd": (math.nan, KD())}, "the weight of kd must be at least 0, got nan"),
     ):
-        assert_refused((partial(Sum, methods), message))
+        assert_refused((partial(Sum, methods), message))  # type: ignore[arg-type]
 
 
 def test_the_weight_of_the_labels_is_that_of_no_part() -> None:
