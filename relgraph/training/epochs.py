@@ -50,6 +50,7 @@ class Progress:
         best_score: That score, in percent.
         within: The state amid an epoch, where a checkpoint was written there (see `train_epoch`).
         steps: Number of steps of each epoch that was begun; of neighbourhoods no two epochs need have as many.
+        best_lost: Whether the weights of the best epoch are in no file any more.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Progress:
     best_score: float = -1.0
     within: dict[str, Any] | None = None
     steps: list[int] = field(default_factory=list)
+    best_lost: bool = False
 
     def begin(self, epoch: int, steps: int) -> int:
         """Note how many steps an epoch has, counted from 0, and return the number in the whole run of its first one."""
@@ -69,7 +71,7 @@ class Progress:
 
     def forget_best(self) -> None:
         """Let the next epoch be the best, whatever its score: its first try, which was lost, replaced the best one."""
-        self.best_score = -1.0
+        self.best_lost = True
 
     def add(
         self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
@@ -78,7 +80,8 @@ class Progress:
         self.rows.append(row)
         self.diagnostics += diagnostics
         self.within = None
-        better = score is None or score > self.best_score
+        better = score is None or self.best_lost or score > self.best_score
+        self.best_lost = False
         if better:
             self.best_epoch, self.best_score = len(self.rows), self.best_score if score is None else score
         return better
