@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.checks import case
 from tests.cli.conftest import Failing, Program, check_told
 
 FIRST = 40
@@ -128,6 +129,26 @@ def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) 
         assert re.fullmatch(rf"{file}: {len(runs)} runs?, \d\.\d MB\n", told)
         page = Path(file).read_text(encoding="utf-8")
         assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
+
+
+def test_a_page_and_figures_replace_their_own_of_before_and_nothing_else(
+    program: Program, failure: Failing, run: Path
+) -> None:
+    few = ("--first", 30, "--k", 3)
+    commands = {"report": ("-o", "page.html"), "analyze": ("--out", "found.json")}
+    for command, (option, name) in commands.items():
+        with case(command):
+            file = Path(name)
+            program(command, run, *few, option, file)
+            written = file.read_bytes()
+            program(command, run, *few, option, file)
+            assert file.read_bytes() == written
+            kind = {"report": "report of relgraph", "analyze": "analysis of relgraph"}[command]
+            for text in ("<!doctype html><p>mine</p>", '{"images": 3}', "[1]", ""):
+                file.write_text(text)
+                told = f"{name} is there already, and is no {kind}: remove it, or choose another name"
+                assert failure(command, run, *few, option, file) == told
+                assert file.read_text() == text
 
 
 @pytest.mark.slow
