@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.checks import case
 from tests.cli.conftest import Failing, Program, check_told
@@ -189,6 +191,9 @@ def test_a_gallery_is_a_table_of_who_asks_and_whose_index_answers(
     )
     own = program("evaluate", run, "--gallery", "own", "--split", "val", "--k", 3).stdout
     assert "overlap@3 %" in own and "student in the teacher's index" not in own
+    np.save("bare.npy", torch.randn(1442, 64).numpy())  # of whatever network
+    rows = program("evaluate", run, "--gallery", "bare.npy").stdout.splitlines()[2:4]
+    assert [row[:21].strip() for row in rows] == ["student in bare.npy", "teacher in bare.npy"]
     told = failure("evaluate", run, "--gallery", "teacher", "--k", 5000)
     assert told.endswith("can answer a query, 354, got 5000")
     assert failure("evaluate", run, "--zero-shot", "classes.txt").endswith("an open_clip teacher, got embedded:digits")
