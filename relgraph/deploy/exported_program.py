@@ -28,7 +28,8 @@ class Prepared(nn.Module):
 
     As `Preprocessing` prepares an image by PIL: it is resized until it just covers height and width (bicubic,
     antialiased, rounded to whole levels), the centre cropped, the rest normalised. PIL rounds after each of two passes
-    and this once, so that a pixel of a resized image can differ by one level; at the final size all are the same.
+    and this once, so that a pixel of a resized image can differ by one level; at the final size all are the same. Of an
+    image beyond `LONGEST` (`relgraph.data.decoding`) all is resized, not the middle: its pixels can differ by more.
     """
 
     mean: Tensor
