@@ -29,7 +29,8 @@ OF_GRAPH = (
               help="How neighbours are found, both exact. [default: faiss if it is installed]")  # fmt: skip
 @source_option("teacher")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
-              help="JSON file of all figures. [default: RUN/analysis-SPLIT.json, STORE/analysis.json]")  # fmt: skip
+              help="JSON file of all figures, new or one of before. "
+              "[default: RUN/analysis-SPLIT.json, STORE/analysis.json]")  # fmt: skip
 @own_code_options
 def analyze(run: Path, split: Any, out: Path | None, **options: Any) -> None:
     """Compare the nearest neighbours of the student and the teacher of a RUN.
@@ -53,11 +54,11 @@ def analyze(run: Path, split: Any, out: Path | None, **options: Any) -> None:
     from relgraph.analysis.analysis import write_summary
 
     summary = api.analyze(run, split, out=out, **options)
-    if out is None:
-        out = _file(run, summary)
-        write_summary(summary, out)
     for part in _parts(summary):
         say_all(part + "\n")
+    if out is None:  # behind the tables, which are not lost where it cannot be written
+        out = _file(run, summary)
+        write_summary(summary, out)
     say(str(out))
 
 

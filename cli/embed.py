@@ -25,7 +25,7 @@ from .show import say
 @click.option("--index-transform", metavar="centre|pca:D|none",
               help="How the store answers queries: by directions about their mean, in D principal ones, or by plain "
               "cosines. Its rows stay.  [default: what the store has, centre for a new one]")  # fmt: skip
-@click.option("-o", "--out", type=click.Path(path_type=Path),
+@click.option("-o", "--out", type=click.Path(),
               help="Directory of the store, or a table: FILE.parquet, .csv or .npy. "
               "[default: a store in the folder --embeddings]")  # fmt: skip
 @click.option("--devices", type=click.IntRange(min=1),
@@ -34,7 +34,7 @@ from .show import say
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Images of a table. [default: all]")
 @ALLOW_CODE
 @recipe_options(*EMBED_OPTIONS)
-def embed(out: Path | None, split: Any, devices: int | None, **options: Any) -> None:
+def embed(out: str | None, split: Any, devices: int | None, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
     `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
@@ -77,13 +77,13 @@ def embed(out: Path | None, split: Any, devices: int | None, **options: Any) -> 
     table = is_table(out, split, **own, index_transform=options["index_transform"])
     if table and devices is not None and devices > 1:
         raise click.UsageError(f"--devices is for stores: a table, {out}, is written by one process")
-    path = out or default_path(recipe, **own)
+    path = Path(out) if out else default_path(recipe, **own)
     with over_devices(devices):
         say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
         if not table and options["views"] == 1:  # told before hours are spent on it
             say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
         try:
-            done: Any = api.embed(out=path, split=split, **given)
+            done: Any = api.embed(out=out or path, split=split, **given)
         except KeyboardInterrupt:
             if table:
                 raise

@@ -9,12 +9,13 @@ import click
 from .options import SPLIT, own_code_options
 from .show import accuracies, by_class, say, say_all, table
 
-# The rows of a table of retrieval: who asks, and whose index answers.
+# The rows of a table of retrieval: who asks, and whose index answers. Whose vectors a bare table has is not known.
 SIDES = {
     "student_teacher": "student in the teacher's index",
     "teacher_teacher": "teacher in its own index",
     "student_student": "student in its own index",
 }
+IN_FILE = {"student_teacher": "student in {}", "teacher_teacher": "teacher in {}"}
 
 
 @click.command()
@@ -109,7 +110,11 @@ def _say_pixels(networks: dict[str, Any], images: dict[str, int]) -> None:
 
 
 def _say_retrieval(report: dict[str, Any]) -> None:
-    found = {told: report[name] for name, told in SIDES.items() if name in report}
+    from relgraph.analysis.galleries import TABLES
+
+    sides = {name: told.format(Path(report["gallery"]).name) for name, told in IN_FILE.items()}
+    sides = sides if Path(report["gallery"]).suffix.lower() in TABLES else SIDES
+    found = {told: report[name] for name, told in sides.items() if name in report}
     columns = list(next(iter(found.values())))
     rows = [[told, *(row.get(name) for name in columns)] for told, row in found.items()]
     say_all(table(["queries", *(f"{name} %" for name in columns)], rows))

@@ -12,7 +12,7 @@ from .show import say
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
-              show_default=True, help="File to write.")  # fmt: skip
+              show_default=True, help="File to write: a new one, or a report of before.")  # fmt: skip
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
 @FIRST
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Unpack, get_args
 import torch
 
 from relgraph.analysis import layout as layouts
-from relgraph.analysis.analysis import analyse, analyse_nodes, write_summary
+from relgraph.analysis.analysis import analyse, analyse_nodes, check_summary, write_summary
 from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
 from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
 from relgraph.analysis.graph_tables import Side, about
@@ -24,11 +24,12 @@ from relgraph.analysis.node_set import NodeSet, add_refined, check_graph, pair_o
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
 from relgraph.analysis.plots import learning_curve
-from relgraph.analysis.report import write_report
+from relgraph.analysis.report import check_page, write_report
 from relgraph.analysis.run_loading import TrainedRun, check_side, chosen_side, evaluate_run
 from relgraph.analysis.sources import Source, check_source
 from relgraph.analysis.split_graph import SplitGraph
 from relgraph.analysis.stored import stored_nodes
+from relgraph.analysis.targets import check_empty
 from relgraph.analysis.zero_shot import evaluate_zero_shot
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
 from relgraph.deploy.index import is_index
@@ -515,14 +516,16 @@ def analyze(
         search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
             "student" there is the student's graph alone.
-        out: JSON file that the figures are written to as well.
+        out: JSON file that the figures are written to as well: a new one, or one of before.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`; with a store or a table `dataset`, the
             data set of its images, which gives them labels.
 
     Raises:
-        RelgraphError: if the run or the store cannot be opened, or there are too few images.
+        RelgraphError: if the run or the store cannot be opened, there are too few images, or the file is another's.
     """
+    if out is not None:
+        check_summary(Path(out))
     if (stored := _stored(run)) is not None:
         with _permitted(given, allow_code):
             summary = analyse_nodes(_stored_nodes(stored, split, first, source, given), k, seed, search).summary()
@@ -566,7 +569,8 @@ def export(
     Args:
         run: The run, or its directory; or a store of `relgraph.embed`, or a table of vectors, `.npy` or `.parquet`,
             whose graph is written, the teacher's.
-        output: File to write; its ending is the format. A name that ends with `/` is a folder, the format `hub`.
+        output: File to write, which must be new; its ending is the format. A name that ends with `/` is a folder, the
+            format `hub`.
         format: Of a student `onnx`, `pt2` (`torch.export`), `safetensors` (weights by the names of timm or torchvision,
             and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`,
             or `csv` or `parquet`, a table of the edges with one of the nodes beside it: `nodes.csv` beside `edges.csv`,
@@ -587,7 +591,7 @@ def export(
         neighbours: Who chooses the edges; the side if not given, the teacher for the pair.
         attributes: What nodes carry (see `relgraph.to_networkx`).
         layout: Where nodes stand; t-SNE in GraphML and GEXF of up to 5,000 images if not given.
-        thumbnails: Whether each image is written into OUTPUT_thumbnails/ as well.
+        thumbnails: Whether each image is written into the folder OUTPUT_thumbnails/, new or empty, as well.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`; with a store or a table `dataset`, the
             data set of its images, which gives them labels.
@@ -609,6 +613,7 @@ def export(
             raise RelgraphError(f"{output} is the {kind} of a run, for which there is no option {option}, got {value}")
     if kind == "graph":
         check_attributes(attributes or ())
+        _check_targets(Path(output), name, thumbnails)
         nodes, of_graph["side"] = _nodes(run, of_graph, allow_code, given)
         return _export_graph(nodes, Path(output), name, **of_graph)
     if name != "hub":  # a folder must be new or empty anyway
@@ -648,6 +653,17 @@ def _format(output: str | Path, format: str | None) -> str:
     return name
 
 
+def _check_targets(output: Path, name: str, thumbnails: bool) -> None:
+    """Check that nothing is where a graph shall be: a table of before may hold edges that a user took away."""
+    check_new(output, *([nodes_file(output)] if name in TABLES else []))
+    if thumbnails:
+        check_empty(_thumbnails(output))
+
+
+def _thumbnails(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_thumbnails")
+
+
 def _nodes(run: Run | str | Path, options: dict[str, Any], allow_code: bool, given: Given) -> tuple[NodeSet, Side]:
     """Return the nodes of the graph to export, and its side; the options by which they are chosen are taken out."""
     split, first, side, source = (options.pop(name) for name in ("split", "first", "side", "source"))
@@ -684,7 +700,7 @@ def _export_graph(
     if thumbnails:
         if nodes.images is None:
             raise RelgraphError(f"the images of {nodes.path} are not at hand: expected no thumbnails")
-        folder = output.with_name(f"{output.stem}_thumbnails")
+        folder = _thumbnails(output)
         paths = write_thumbnails(nodes.images, folder)
         for kind in pair.node_types:
             pair[kind].image = Texts(paths)
@@ -712,7 +728,7 @@ def report(
 
     Args:
         runs: Runs, or their directories.
-        output: File to write.
+        output: File to write: a new one, or a report of before.
         split: Split of the first run that trained a student; "test", or "train" where there are no test images.
         first: Only so many of its images, drawn evenly over its classes; the same ones each time.
         k: Neighbours of each image.
@@ -722,8 +738,9 @@ def report(
         given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if one is not a run, none can be read, or the file cannot be written.
+        RelgraphError: if one is not a run, none can be read, or the file cannot be written or is another's.
     """
+    check_page(Path(output))
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
     opened = [_again(run, allow_code, given) for run in several]
     named = list[str]()

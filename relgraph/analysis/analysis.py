@@ -17,6 +17,7 @@ from relgraph.analysis.diagnostics import rank_correlation
 from relgraph.analysis.node_set import NodeSet
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.sources import Source
+from relgraph.analysis.targets import check_own
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import write_atomically
 from relgraph.graph import search as searching
@@ -338,7 +339,25 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write a summary as JSON, whole or not at all, an entry of it a line.
 
     Raises:
-        RelgraphError: if it cannot be written.
+        RelgraphError: if it cannot be written, or would replace what is no summary.
     """
+    check_summary(path)
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in summary.items()]
     write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def check_summary(path: Path) -> None:
+    """Check that a summary can be written to a path: nothing is there, or a summary of before.
+
+    Raises:
+        RelgraphError: if anything else is.
+    """
+    check_own(path, "analysis of relgraph", _is_summary)
+
+
+def _is_summary(data: bytes) -> bool:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"dataset", "images", "k", "agreement"}

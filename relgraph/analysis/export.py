@@ -96,7 +96,7 @@ def _named(table: Table, values: list[Any], first: int) -> dict[str, Any]:
 def write_graph(
     pair: Pair, path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
 ) -> None:
-    """Write a pair, whole or not at all.
+    """Write a pair, whole or not at all; what was at the path is replaced.
 
     `graphml`, `gexf`, node-link `json`, `csv` and `parquet` hold what `to_networkx` returns, `pt` the pair itself, both
     sides of it and all it holds, for `read_pair`. Without a format the suffix of the path names it. All but `json` and

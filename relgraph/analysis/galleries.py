@@ -218,7 +218,7 @@ def _index(run: TrainedRun, gallery: str, images: ImageSet, student: Tensor, tea
     path = Path(gallery)
     if not path.exists():
         raise RelgraphError(f"a gallery is teacher, own, or the path of a store or a table of vectors, got {gallery}")
-    return _of_table(run, path, images) if path.suffix in TABLES else _of_store(run, path, images)
+    return _of_table(run, path, images) if path.suffix.lower() in TABLES else _of_store(run, path, images)
 
 
 def _no_teacher(run: TrainedRun, images: ImageSet) -> RelgraphError:

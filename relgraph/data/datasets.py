@@ -265,10 +265,29 @@ def hold_out(images: ImageSet, fraction: float, generator: Generator, split: str
         members = (images.labels == label).nonzero().flatten()
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
-            found = f"{group} has {len(members)} training images"
-            raise RelgraphError(f"{found}, and {count} for {PURPOSES[split]} leave none to train on")
+            found = f"{group} has {_counted(len(members))}, and {count} for {PURPOSES[split]} leave none to train on"
+            raise RelgraphError(f"{found}: {_ways_out(split, images.maps is not None)}")
         held[_draw(members, count, generator)] = True
     return images.select(~held), replace(images.select(held), split=split)
+
+
+def _ways_out(split: str, of_pixels: bool) -> str:
+    """Return what a user can do where too few images are left to hold some out for a split."""
+    own = f"give the data {'a test split' if split == 'test' else 'a validation split'} of its own"
+    if of_pixels:
+        return f"{own}, or more images"
+    none, whole = "hold out none (--val-fraction 0 --select last)", "hold out whole classes (--holdout-classes)"
+    instead = whole if split == "test" else none
+    return f"{own} (a folder {split}/, or a column split), {instead}, or remove the class"
+
+
+def _counted(images: int) -> str:
+    """Return a number of training images in words.
+
+    >>> _counted(1), _counted(2)
+    ('1 training image', '2 training images')
+    """
+    return f"{images} training image{'' if images == 1 else 's'}"
 
 
 def keep_labels(images: ImageSet, count: int | None, share: float, generator: Generator) -> ImageSet:
@@ -284,7 +303,7 @@ def keep_labels(images: ImageSet, count: int | None, share: float, generator: Ge
         members = (images.labels == label).nonzero().flatten()
         kept = max(1, round(share * len(members))) if count is None else count
         if count is not None and count > len(members):
-            found = f"class {name!r} has {len(members)} training images"
+            found = f"class {name!r} has {_counted(len(members))}"
             raise RelgraphError(f"{found}, fewer than the {count} labels per class asked for")
         labels[_draw(members, kept, generator)] = label
     return images.relabel(labels)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from relgraph.data.decoding import ImageSize, as_seen, pair, quiet
 from relgraph.data.folders import SPLITS, check_memory
 from relgraph.data.listing import LeftOut
-from relgraph.data.sources import OriginalSplits, Source, original_split
+from relgraph.data.sources import NoFiles, OriginalSplits, Source, original_split
 from relgraph.errors import RelgraphError
 from relgraph.own_code import telling
 from relgraph.printing import no_bar
@@ -61,7 +61,7 @@ class OwnData(Source):
         if isinstance(made, Source):
             return made.read(root, image_size, mode)
         if mode == "stream":
-            raise RelgraphError(f"{self.name} is read into memory: expected --images auto or memory, got stream")
+            raise NoFiles(f"{self.name} is read into memory: expected --images auto or memory, got stream")
         parts, left_out = _splits(made, self.name), LeftOut()
         reader = _Reader(self.name, image_size, left_out)
         found = {split: reader.read(split, dataset) for split, dataset in parts.items()}

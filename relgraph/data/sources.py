@@ -340,10 +340,14 @@ def read_files(
                           pool=None if further is None else further[2], left_out=left_out)  # fmt: skip
 
 
+class NoFiles(RelgraphError):
+    """Images that are to be streamed, and come from no files."""
+
+
 def refuse_stream(name: str, mode: str) -> None:
-    """Raise RelgraphError if images of one array are to be streamed."""
+    """Raise NoFiles if images of one array are to be streamed."""
     if mode == "stream":
-        raise RelgraphError(f"{name} is published as one array: expected to hold it in memory, got mode stream")
+        raise NoFiles(f"{name} is published as one array: expected to hold it in memory, got mode stream")
 
 
 def resize(original: OriginalSplits, size: ImageSize | None) -> OriginalSplits:

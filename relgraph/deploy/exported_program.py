@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class Prepared(nn.Module):
 
     As `Preprocessing` prepares an image by PIL: it is resized until it just covers height and width (bicubic,
     antialiased, rounded to whole levels), the centre cropped, the rest normalised. PIL rounds after each of two passes
-    and this once, so that a pixel of a resized image can differ by one level; at the final size all are the same.
+    and this once, so that a pixel of a resized image can differ by one level; at the final size all are the same. Of an
+    image beyond `LONGEST` (`relgraph.data.decoding`) all is resized, not the middle: its pixels can differ by more.
     """
 
     mean: Tensor
@@ -126,10 +128,13 @@ def names_of_outputs(student: PlainStudent) -> list[str]:
     return ["embedding", "logits"] if student.classes else ["embedding"]
 
 
-def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
+def traced(
+    student: PlainStudent, with_preprocessing: bool, around: Callable[[nn.Module], nn.Module] | None = None
+) -> ExportedProgram:
     """Return a student as a program of `torch.export` for batches of any number.
 
-    Images are of any size if prepared, or if it is their pixels that have classes and the network reads them.
+    Images are of any size if prepared, or if it is their pixels that have classes and the network reads them. The
+    program is that of the module that `around` makes of the student, or of its prepared form, if given.
 
     Raises:
         RelgraphError: if it cannot be exported, as its own code may not be.
@@ -145,6 +150,7 @@ def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
         module, channels = (PreparedWhole if student.of_pixels else Prepared)(student).eval(), 3
     elif own is None:  # smaller ones can have maps of one position, which torch takes for another program
         least = {"height": height, "width": width}
+    module = module if around is None else around(module).eval()
     sizes: dict[int, Any] = {0: Dim("batch")}
     if with_preprocessing or own is None:  # an example of two sides, which neither is fixed by
         sizes |= {axis: Dim(name, min=least.get(name)) for axis, name in ((2, "height"), (3, "width"))}

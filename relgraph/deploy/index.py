@@ -305,7 +305,7 @@ def picture_of(path: Path, side: int) -> Image.Image | None:
 
 def is_index(path: Path) -> bool:
     """Return whether a path is that of a store of embeddings, or of a table of vectors."""
-    return manifest_file(path).is_file() or path.suffix in TABLES
+    return manifest_file(path).is_file() or path.suffix.lower() in TABLES
 
 
 def open_index(path: Path, recipe: Recipe | None = None, folders: Sequence[Path] = (), data: Any = None) -> Index:
@@ -322,6 +322,6 @@ def open_index(path: Path, recipe: Recipe | None = None, folders: Sequence[Path]
     """
     if manifest_file(path).is_file():
         return StoredIndex(path, recipe, data)
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         return TableIndex(path, folders, data)
     raise RelgraphError(f"expected an index, a store of relgraph embed or a table .npy or .parquet, got {path}")

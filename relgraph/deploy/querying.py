@@ -83,7 +83,7 @@ def query_index(student: PlainStudent, index: Index, asked: Asked, *, k: int, ru
             can be read.
     """
     index.check_k(k)
-    check_space(student, index, run)
+    doubts = check_space(student, index, run)
     transform = _transform(student, index)
     files, vectors = list[str](), list[Tensor]()
     for named, found, _ in asked.outputs(student):
@@ -92,6 +92,8 @@ def query_index(student: PlainStudent, index: Index, asked: Asked, *, k: int, ru
                 f"the vectors of the student have width {found.shape[1]}, those of {index.path} {index.rows.shape[1]}"
             )
             raise RelgraphError(f"{told}: relgraph align RUN turns a student's into its teacher's space")
+        if not files:  # not before the widths are known: of what is refused there is nothing to doubt
+            tell(*doubts, stream=sys.stderr)
         files += named
         vectors.append(found.float().cpu())
     found = torch.cat(vectors)
@@ -117,11 +119,13 @@ def _is_of(student: PlainStudent, index: Index) -> bool:
     return index.network is not None and index.network[1] == fingerprint_of_network(embedding_network(student))
 
 
-def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> None:
+def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> list[str]:
     """Check that the vectors of an index are in the space of a student's, as far as that is known.
 
-    They are of the student itself, of the teacher that it was aligned with, or of the teacher that its run had: then a
-    line on standard error tells that it was not aligned.
+    They are of the student itself, of the teacher that it was aligned with, or of the teacher that its run had.
+
+    Returns:
+        A line where that is not known, or the student was not aligned with that teacher.
 
     Raises:
         RelgraphError: if they are of another network.
@@ -129,24 +133,23 @@ def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> 
     if index.network is None or index.network[0].startswith("vectors:"):
         known = student.info.get("align", {}).get("fingerprint")
         if index.network is None or known != index.network[1]:
-            return  # a table of any network's vectors: its width is all that is known
+            return []  # a table of any network's vectors: its width is all that is known
     name, fingerprint = index.network
     aligned = student.info.get("align")
     if _is_of(student, index):
-        return
+        return []
     expected = aligned or run.get("teacher")
     if expected is None:
-        tell(f"whether {index.path} is of this student's teacher is not known: it is of {name}", stream=sys.stderr)
-    elif fingerprint != expected["fingerprint"]:
+        return [f"whether {index.path} is of this student's teacher is not known: it is of {name}"]
+    if fingerprint != expected["fingerprint"]:
         teacher = expected["teacher"] if aligned else expected["name"]
         told = "the teacher with which the student was aligned" if aligned else "the student's teacher"
         raise RelgraphError(
             f"{index.path} is an index of {name}, or of other weights of it: expected {told}, {teacher}"
         )
-    elif not in_teacher_space(student):
-        tell(
-            f"the student is not aligned with {index.path}, its answers mean little: relgraph align", stream=sys.stderr
-        )
+    if in_teacher_space(student):
+        return []
+    return [f"the student is not aligned with {index.path}, its answers mean little: relgraph align"]
 
 
 def queried(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from relgraph.analysis.colours import area_colours
 from relgraph.analysis.masks import classes_of, mask_picture, overlay
+from relgraph.analysis.targets import check_empty
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.data.views import Normalise
@@ -84,8 +85,7 @@ def _places(files: Sequence[str], folder: Path, overlays: bool) -> dict[str, Pat
     Raises:
         RelgraphError: if the folder holds something, or two files would have one place.
     """
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RelgraphError(f"{folder} is there already: expected a new or an empty folder")
+    check_empty(folder)
     full = [os.path.abspath(file) for file in files]
     shared = os.path.commonpath([os.path.dirname(file) for file in full]) if full else ""
     places = {file: folder / Path(os.path.relpath(path, shared)).with_suffix(".png")

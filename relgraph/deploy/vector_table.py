@@ -35,6 +35,7 @@ from relgraph.training.stores import try_threads, whole_splits
 AT_ONCE = 2**13  # images of a block, which is a row group in Parquet: 64 MiB of vectors of width 2,048
 COLUMNS = ("name", "split", "label")  # before the vector
 FIXED = {"views": 1, "dtype": "float32", "seed": 0, "index_transform": None}  # options of stores, and what a table has
+OTHERS = (".h5", ".hdf5", ".bz2", ".7z")  # suffixes of files with digits, as names of networks and versions have them
 Splits = Literal["train", "val", "test", "all"]
 
 
@@ -72,10 +73,18 @@ Write = Callable[[Block], None]
 def is_table(path: str | Path | None, split: Splits | None, **options: Any) -> bool:
     """Return whether a path is that of a table, by its suffix; without one a store is meant.
 
+    The name of a store's directory may have a dot, as `store.v2` has. What looks like the suffix of another file, one
+    of letters alone or of `OTHERS`, is taken for a mistake, but of a directory that is there, or a path that ends with
+    `/`.
+
     Raises:
-        RelgraphError: if a store is given a split, or a table another value of an option than `FIXED` has.
+        RelgraphError: for the suffix of another file, if a store is given a split, or a table another value of an
+            option than `FIXED` has.
     """
-    if path is None or Path(path).suffix not in FORMATS:
+    if path is None or (suffix := Path(path).suffix.lower()) not in FORMATS:
+        if path is not None and (suffix[1:].isalpha() or suffix in OTHERS) and not _is_folder(path):
+            told = "expected a table, FILE.parquet, .csv or .npy, or the directory of a store"
+            raise RelgraphError(f"{told}, got {path}: a directory of this name is {path}{os.sep}")
         if split is not None:
             raise RelgraphError(f"a split is of a table, FILE.parquet, .csv or .npy; a store has train, got {split}")
         return False
@@ -84,6 +93,10 @@ def is_table(path: str | Path | None, split: Splits | None, **options: Any) -> b
             expected = "none to be given" if FIXED[name] is None else FIXED[name]
             raise RelgraphError(f"{name} is of a store: expected {expected} for the table {path}, got {value}")
     return True
+
+
+def _is_folder(path: str | Path) -> bool:
+    return str(path).endswith(("/", os.sep)) or Path(path).is_dir()
 
 
 def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_size: int = 256) -> VectorTable:
@@ -110,7 +123,8 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
         raise RelgraphError(f"batch_size must be at least 1, got {batch_size}")
     if (count := ProcessGroup.launched().count) > 1:
         raise RelgraphError(f"a table of vectors is written by one process, got {count}: a store takes several")
-    check_new(path, *([path.with_suffix(NAMES)] if path.suffix == ".npy" else []))
+    suffix = path.suffix.lower()
+    check_new(path, *([path.with_suffix(NAMES)] if suffix == ".npy" else []))
     fabric = open_fabric(recipe)
     precision = str(fabric.strategy.precision.precision)
     teacher = open_teacher(recipe).to(fabric.device).hold(precision)
@@ -125,11 +139,11 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
     if fabric.device.type == "cpu":
         recipe = try_threads(recipe, next(iter(sets.values())), lambda images, _: embed(images), batch_size)
     start, count = time.perf_counter(), sum(map(len, sets.values()))
-    refinement = None if path.suffix == ".npy" else teacher.refinement
+    refinement = None if suffix == ".npy" else teacher.refinement
     blocks = _blocks(sets, data, embed, batch_size, recipe.processes)
     with (
         replacing(path) as part,
-        FORMATS[path.suffix](part, path, count, teacher.width, refinement is not None) as write,
+        FORMATS[suffix](part, path, count, teacher.width, refinement is not None) as write,
     ):
         for block in blocks if refinement is None else _refined(blocks, refinement):
             write(block)

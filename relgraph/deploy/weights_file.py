@@ -1,8 +1,9 @@
 """A student's network as weights alone, `.safetensors` with `config.json`, under the names of the library it is of."""
 
 import json
+import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -57,11 +58,14 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
         images: uint8 images of the student's size, on which both are compared.
 
     Raises:
-        RelgraphError: if a file cannot be written, `config.json` is another's, or the weights give other outputs.
+        RelgraphError: if a file cannot be written, one beside it is another's or of another student, or the weights
+            give other outputs.
     """
     config = path.with_name(CONFIG)
     if config.exists() and not _is_ours(config):
         raise RelgraphError(f"{config} is not of relgraph export and would be lost: write {path.name} elsewhere")
+    if path.name == LAYERS and is_aligned(student):
+        raise RelgraphError(f"{LAYERS} is for the layers of an aligned student: expected another name for its network")
     network = _network(student, len(student.classes))
     layers = _classifier(student, network.module)
     network = network if layers else _network(student, 0)
@@ -69,11 +73,11 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
     told = {"relgraph": "weights", **network.told, **description(student, False), "outputs": [gives]}
     if is_aligned(student):
         told["embedding"] = {"file": LAYERS, "reads": "feature", "layers": list(_on_top(student))}
-    # Cloned, since safetensors stores no two names for one memory.
-    tensors = {n: x.detach().cpu().contiguous().clone() for n, x in {**_tensors(student), **(layers or {})}.items()}
-    with replacing(path) as part, replacing(config) as beside, _with_layers(student, path.with_name(LAYERS), images):
-        part.write_bytes(save(tensors, {"format": "pt"}))
-        beside.write_text(json.dumps(told, indent=2) + "\n")
+    text = (json.dumps(told, indent=2) + "\n").encode()
+    _check_beside(config, text, path)
+    with replacing(path) as part, replacing(config) as beside, _with_layers(student, path, images):
+        part.write_bytes(_saved({**_tensors(student), **(layers or {})}))
+        beside.write_bytes(text)
         network.module.load_state_dict(load_file(part))
         run = network.module if layers else network.feature
         run.eval()
@@ -91,22 +95,42 @@ def _on_top(student: PlainStudent) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _with_layers(student: PlainStudent, path: Path, images: Tensor) -> Iterator[None]:
-    """Write the layers on top of an aligned student's network while a block writes what is below, compared as well."""
+def _with_layers(student: PlainStudent, weights: Path, images: Tensor) -> Iterator[None]:
+    """Write the layers on top of an aligned student's network while a block writes its weights, compared as well."""
     if not is_aligned(student):
         yield
         return
+    path = weights.with_name(LAYERS)
     if not _is_ours(path.with_name(CONFIG)):
         check_new(path)
     layers = nn.Sequential(OrderedDict(_on_top(student)))
-    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in layers.state_dict().items()}
+    data = _saved(layers.state_dict())
+    _check_beside(path, data, weights)
     with replacing(path) as part:
-        part.write_bytes(save(tensors, {"format": "pt"}))
+        part.write_bytes(data)
         again = deepcopy(layers)
         again.load_state_dict(load_file(part))
         compared(student, lambda batch: [again(student.backbone(batch))], images, path, "torch",
                  reference=lambda batch: [student(batch)[0]])  # fmt: skip
         yield
+
+
+def _saved(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as safetensors; cloned, since it stores no two names for one memory."""
+    return save({name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}, {"format": "pt"})
+
+
+def _check_beside(path: Path, data: bytes, weights: Path) -> None:
+    """Check that a file beside the weights, whose name is always the same, is not that of another student's weights.
+
+    The same bytes are written again: those who removed the weights alone can have them anew.
+
+    Raises:
+        RelgraphError: if it is.
+    """
+    if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data):
+        told = f"expected what {weights.name} would have, found another"
+        raise RelgraphError(f"{path} is there already, {told}: remove it, or write {weights.name} into another folder")
 
 
 def _tensors(student: PlainStudent) -> dict[str, Tensor]:

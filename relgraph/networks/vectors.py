@@ -60,9 +60,10 @@ class VectorFile:
         Raises:
             RelgraphError: if it cannot be read, is of another shape, or holds what is no finite number.
         """
-        rows, names, labels = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+        parquet = path.suffix.lower() == ".parquet"
+        rows, names, labels = _read_parquet(path) if parquet else _read_numpy(path)
         beside = path.with_suffix(NAMES)
-        files = [path, beside] if names is not None and path.suffix != ".parquet" else [path]
+        files = [path, beside] if names is not None and not parquet else [path]
         if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
             raise RelgraphError(f"{path}: expected vectors (N, D) of floats, found {rows.shape} of {rows.dtype}")
         if names is not None and len(names) != len(rows):
@@ -77,7 +78,7 @@ class VectorFile:
 
 
 def _read_numpy(path: Path) -> tuple[NDArray[Any], list[str] | None, None]:
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         raise RelgraphError(f"expected vectors:FILE.npy or FILE.parquet, got {path}")
     try:
         with reading(path):

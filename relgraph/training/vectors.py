@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.sources import NoFiles
 from relgraph.errors import RelgraphError
 from relgraph.networks.vectors import VectorFile, VectorTeacher
 from relgraph.training.building import read_data
@@ -105,8 +106,9 @@ def names_of(path: Path, names: Sequence[str], recipe: Recipe, images: ImageSet)
         try:
             whole: ImageSet = getattr(read_data(recipe, "stream"), images.split)
         except RelgraphError as error:
+            reason = f"{recipe.dataset} has no names of files" if isinstance(error, NoFiles) else error
             told = "expected positions in the training split, since images cannot be listed by their names"
-            raise RelgraphError(f"{path}: {told} ({error}), found {named!r}") from error
+            raise RelgraphError(f"{path}: {told} ({reason}), found {named!r}") from error
         files = whole.select(torch.searchsorted(whole.index, images.index.cpu())).images
     assert isinstance(files, ImageFiles)  # others refuse to be streamed
     pool = [] if files.pool is None else [files.pool]

@@ -3,9 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
+from relgraph.networks.vectors import VectorFile
 from relgraph.training import stores as embedding
 from tests.cli.conftest import Failing, Program, check_told, ended
 
@@ -76,6 +78,22 @@ def test_a_table_for_other_programs(program: Program, failure: Failing, flat: Pa
     assert failure(*options, "-o", "v.npy", "--views", 2).startswith("views is of a store: expected 1 for the table")
     assert "has no images: expected another --split" in failure(*options, "-o", "v.npy", "--split", "test")
     assert sorted(Path().glob("v*")) == [Path("v.csv")] and not Path("embeddings").exists()
+
+
+def test_what_looks_like_another_file_is_no_store(program: Program, failure: Failing, flat: Path) -> None:
+    options = ("embed", "--dataset", f"folder:{flat}", "--teacher", "embedded:digits")
+    told = (
+        "expected a table, FILE.parquet, .csv or .npy, or the directory of a store, got {0}: a directory of this name"
+    )
+    names = ("t.xyz", "t.pq", "t.feather", "t.TSV", "t.npz", "t.h5", "t.csv.gz", "store.dino")
+    check_told(failure, (*options, "-o"), {name: f"{told.format(name)} is {name}/" for name in names})
+    for name in ("store.v2", "dinov2_vits14.lvd142m", "store.dino/", "store.dino", "plain"):  # the fourth is there
+        program(*options, "-o", name)
+        assert EmbeddingStore(Path(name)).contents.images == 16
+    for name in ("T.NPY", "T.Csv"):
+        assert program(*options, "-o", name).stdout.splitlines()[-1].startswith(f"{name}: 16 images x 64; ")
+    assert np.load("T.NPY").shape == (16, 64) and Path("T.names.txt").is_file() and Path("T.Csv").is_file()
+    assert VectorFile.read(Path("T.NPY")).names == [row.split(",")[0] for row in Path("T.Csv").read_text().split()[1:]]
 
 
 def test_help_is_honest_about_fixed_views(program: Program) -> None:

@@ -3,6 +3,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -43,15 +44,17 @@ def test_a_graph_of_all_splits_as_tables(program: Program, run: Path) -> None:
 def test_options_are_those_of_the_function(program: Program, run: Path) -> None:
     """Each edge, node and figure of the file is that of the pair that the function makes."""
     opened = TrainedRun(run)
-    for options in (
+    several: tuple[dict[str, Any], ...] = (
         {}, {"split": "val", "k": 1}, {"graph": "dense"}, {"side": "teacher", "k": 3, "neighbours": "union"},
         {"graph": "threshold", "threshold": 0.5, "side": "teacher", "source": "projection"}, {"k": 3, "split": "train"},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for number, options in enumerate(several):
         with case(options):
             typed = [part for name, value in options.items() for part in (f"--{name}", value)]
-            told = program("export", run, "-o", "graph.txt", "--format", "pt", "--first", FIRST, *typed).stdout
-            assert told.startswith(f"graph.txt: {FIRST} images, ")
-            found, expected = relgraph.read_pair(Path("graph.txt")), run_pair(opened, first=FIRST, **options)
+            file = f"graph{number}.txt"
+            told = program("export", run, "-o", file, "--format", "pt", "--first", FIRST, *typed).stdout
+            assert told.startswith(f"{file}: {FIRST} images, ")
+            found, expected = relgraph.read_pair(Path(file)), run_pair(opened, first=FIRST, **options)
             assert_same_pair(found, expected)
             assert found.to_dict()["_global_store"] == expected.to_dict()["_global_store"]
 
@@ -59,7 +62,7 @@ def test_options_are_those_of_the_function(program: Program, run: Path) -> None:
 def test_gephi_gets_positions_unless_none_are_wanted(program: Program, run: Path) -> None:
     placed = export(program, run, "graph.graphml", "--k", 3)
     assert all(data["x"] < 0 if node.startswith("t") else data["x"] > 0 for node, data in placed.nodes(data=True))
-    for name, args in (("graph.graphml", ("--layout", "none")), ("graph.json", ())):
+    for name, args in (("other.graphml", ("--layout", "none")), ("graph.json", ())):
         assert "x" not in export(program, run, name, "--k", 3, *args).nodes["s0"]
 
 
@@ -89,10 +92,25 @@ def test_thumbnails(program: Program, run: Path) -> None:
     assert len(list(Path("graph_thumbnails").iterdir())) == FIRST
 
 
+def test_what_is_there_is_not_written_over_by_a_graph(failure: Failing, run: Path) -> None:
+    """A table of edges may have been edited, and one of nodes be a user's."""
+    files = [Path(name) for name in ("mine.csv", "my_nodes.csv", "nodes.parquet", "g.gexf", "taken_thumbnails/1.png")]
+    Path("taken_thumbnails").mkdir()
+    for file in files:
+        file.write_text("mine")
+    there = "is there already: remove it, or choose another name"
+    check_told(failure, ("export", run, "--first", FIRST, "-o"), {
+        "mine.csv": f"mine.csv {there}", "my.csv": f"my_nodes.csv {there}", "edges.parquet": f"nodes.parquet {there}",
+        "g.gexf": f"g.gexf {there}",
+        "taken.gexf --thumbnails": "taken_thumbnails is there already: expected a new or an empty folder",
+    })  # fmt: skip
+    assert {file.read_text() for file in files} == {"mine"}
+
+
 def test_the_difference(program: Program, run: Path) -> None:
     args = ("--k", 3, "--graph", "knn")
     found = export(program, run, "diff.graphml", "--diff", *args)
-    own = (export(program, run, "own.json", "--side", side, *args) for side in ("student", "teacher"))
+    own = (export(program, run, f"{side}.json", "--side", side, *args) for side in ("student", "teacher"))
     student, teacher = ({(f"n{a[1:]}", f"n{b[1:]}") for a, b in graph.edges} for graph in own)
     expected = dict.fromkeys(student - teacher, "student") | dict.fromkeys(teacher - student, "teacher")
     assert nx.get_edge_attributes(found, "only") == expected != {} and len(found) == FIRST

@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from tests.checks import case
 from tests.cli.conftest import Failing, Program, check_told
 
 FIRST = 40
@@ -137,6 +140,26 @@ def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) 
         assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
 
 
+def test_a_page_and_figures_replace_their_own_of_before_and_nothing_else(
+    program: Program, failure: Failing, run: Path
+) -> None:
+    few = ("--first", 30, "--k", 3)
+    commands = {"report": ("-o", "page.html"), "analyze": ("--out", "found.json")}
+    for command, (option, name) in commands.items():
+        with case(command):
+            file = Path(name)
+            program(command, run, *few, option, file)
+            written = file.read_bytes()
+            program(command, run, *few, option, file)
+            assert file.read_bytes() == written
+            kind = {"report": "report of relgraph", "analyze": "analysis of relgraph"}[command]
+            for text in ("<!doctype html><p>mine</p>", '{"images": 3}', "[1]", ""):
+                file.write_text(text)
+                told = f"{name} is there already, and is no {kind}: remove it, or choose another name"
+                assert failure(command, run, *few, option, file) == told
+                assert file.read_text() == text
+
+
 @pytest.mark.slow
 def test_what_cannot_be_judged(failure: Failing, misuse: Failing, run: Path, tmp_path: Path) -> None:
     for command in ("analyze", "evaluate", "report"):
@@ -175,6 +198,9 @@ def test_a_gallery_is_a_table_of_who_asks_and_whose_index_answers(
     )
     own = program("evaluate", run, "--gallery", "own", "--split", "val", "--k", 3).stdout
     assert "overlap@3 %" in own and "student in the teacher's index" not in own
+    np.save("bare.npy", torch.randn(1442, 64).numpy())  # of whatever network
+    rows = program("evaluate", run, "--gallery", "bare.npy").stdout.splitlines()[2:4]
+    assert [row[:21].strip() for row in rows] == ["student in bare.npy", "teacher in bare.npy"]
     told = failure("evaluate", run, "--gallery", "teacher", "--k", 5000)
     assert told.endswith("can answer a query, 354, got 5000")
     assert failure("evaluate", run, "--zero-shot", "classes.txt").endswith("an open_clip teacher, got embedded:digits")

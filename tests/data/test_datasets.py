@@ -17,9 +17,10 @@ from torch import Tensor
 from relgraph.data.catalogue import PUBLISHED
 from relgraph.data.datasets import DataSet, add_noise, channel_statistics, hold_out, keep_labels, load
 from relgraph.data.images import ImageSet
+from relgraph.data.unseen import UnseenClasses
 from relgraph.names import dataset
 from relgraph.seeding import generator
-from tests.checks import assert_refused_like
+from tests.checks import assert_refused, assert_refused_like
 from tests.data.shared import seeded
 
 
@@ -215,6 +216,22 @@ def test_what_leaves_a_class_without_images_is_refused() -> None:
     assert_refused_like(
         (partial(hold_out, images(), 0.9, seeded()), f"{cat}and 3 for validation leave none"),
         (partial(keep_labels, images(), 4, 1.0, seeded()), f"{cat}fewer than the 4 labels per class"),
+    )
+
+
+def test_a_class_of_one_image_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+    for number, name in enumerate(("dog", "dog", "cat")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    own = "give the data a {} split of its own (a folder {}/, or a column split), hold out "
+    test = own.format("test", "test") + "whole classes (--holdout-classes), or remove the class"
+    val = own.format("validation", "val") + "none (--val-fraction 0 --select last), or remove the class"
+    single = "class 'cat' has 1 training image, and 1 for {} leave none to train on: "
+    whole = partial(read, f"classes:{tmp_path}", unseen=UnseenClasses((), ("dog",)))  # a way out
+    assert len(whole().train) == 1 and len(whole().test) == 2
+    assert_refused(
+        (partial(read, f"classes:{tmp_path}"), single.format("testing") + test),
+        (partial(hold_out, whole().train, 0.5, seeded()), single.format("validation") + val),
     )
 
 

@@ -237,7 +237,7 @@ def test_what_is_no_data_set_is_refused() -> None:
             (partial(loaded, Images(tensor, None), **options), "^mine has no labels: expected neither"),
         )
     few = Images(tensor, [0, 1, 1])
-    assert_refused_like((lambda: loaded(few), "class '0' has 1 training images, and 1 for testing leave none"))
+    assert_refused_like((lambda: loaded(few), "class '0' has 1 training image, and 1 for testing leave none"))
 
 
 def test_random_transforms_are_refused() -> None:

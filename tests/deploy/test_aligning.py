@@ -270,6 +270,18 @@ def test_weights_have_the_layers_beside_them(turned: PlainStudent, tmp_path: Pat
     a, b, c = away.square().sum(1), away @ mean, mean.square().sum() - 1  # |mean + s away| = 1, as docs/align.md has it
     x = mean + ((b.square() - a * c).sqrt() - b).div(a)[:, None] * away
     torch.testing.assert_close(x, turned(images)[0])
+    write_weights(turned, tmp_path / "again.safetensors", images=images_of(turned))  # the same layers
+    named = "is for the layers of an aligned student: expected another name"
+    assert_refused_like((lambda: write_weights(turned, tmp_path / LAYERS, images=images_of(turned)), named))
+    for values in turned.align.parameters():
+        values.neg_()
+    told = f"{LAYERS} is there already, expected what b.safetensors would have, found another"
+    assert_refused_like((lambda: write_weights(turned, tmp_path / "b.safetensors", images=images_of(turned)), told))
+    unaligned = PlainStudent(turned.backbone, turned.head, turned.projector, turned.part, turned.info).eval()
+    other = "config.json is there already"
+    assert_refused_like((lambda: write_weights(unaligned, tmp_path / "c.safetensors", images=images_of(turned)), other))
+    kept = load_file(tmp_path / LAYERS)
+    assert all(torch.equal(kept[name], tensors[name]) for name in tensors)
     (tmp_path / "config.json").unlink()
     told = f"{LAYERS} is there already"
     assert_refused_like((lambda: write_weights(turned, tmp_path / "s.safetensors", images=images_of(turned)), told))

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,16 @@ def test_preprocessing_can_be_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_student_without_a_classifier_has_vectors_alone(tmp_path: Path) -> None:
+def test_a_student_without_a_classifier_has_vectors_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     student, path = student_of("resnet8", classes=0, part="feature", projected=True), tmp_path / "student.onnx"
-    write_onnx(student, path, images=images_of(student))
+    log = logging.getLogger("torch.onnx")  # which hands nothing on to the root's, where pytest listens
+    log.addHandler(caplog.handler)
+    try:
+        write_onnx(student, path, images=images_of(student))
+    finally:
+        log.removeHandler(caplog.handler)
     assert shapes(onnx.load(str(path)).graph.output) == {"embedding": ["batch", 6]}
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert metadata(path)["classes"] == []
 
 

@@ -6,7 +6,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import relgraph
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.deploy import index as index_module
-from relgraph.deploy.querying import Queried
+from relgraph.deploy.querying import Queried, check_space
 from relgraph.graph.alignment import DirectionRotation, VectorTransform
 from relgraph.networks.plain import write_aligned
 from tests.checks import assert_refused_like, case
@@ -154,7 +154,7 @@ def test_a_table_of_vectors_is_an_index(run: relgraph.Run, photos: Path, tmp_pat
 
 def test_what_does_not_fit_is_refused_and_doubts_are_told(
     run: relgraph.Run, aligned: relgraph.Run, own: Path, teachers: Path, photos: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     asked = files(photos)[0]
     other = tmp_path / "other"
@@ -177,7 +177,14 @@ def test_what_does_not_fit_is_refused_and_doubts_are_told(
     assert_refused_like(
         (lambda: run.query(asked, index=teachers), "have width 6, those of .*teachers 64: relgraph align")
     )
-    assert "the student is not aligned with" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # the refusal alone
+    inputs = json.loads((run.path / "inputs.json").read_text())
+    of_teacher = SimpleNamespace(network=("embedded:digits", inputs["teacher"]["fingerprint"]), path=teachers)
+    told = f"the student is not aligned with {teachers}, its answers mean little: relgraph align"
+    assert check_space(run.student(), cast("Any", of_teacher), inputs) == [told]
+    monkeypatch.setattr("relgraph.deploy.querying.check_space", lambda *_: [told])
+    run.query(asked, index=own, k=1)
+    assert capsys.readouterr().err == f"{told}\n"
 
 
 def test_images_that_are_gone_are_told_by_position(

@@ -74,3 +74,22 @@ def test_a_config_of_another_program_is_left_alone(tmp_path: Path) -> None:
     for _ in range(2):  # its own is overwritten
         write_weights(student, path, images=images_of(student))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "student.safetensors"]
+
+
+def test_the_files_of_a_first_export_outlive_a_second_one_in_its_folder(tmp_path: Path) -> None:
+    first, second = student_of("resnet8", classes=3), student_of("resnet8x4", classes=5)
+    write_weights(first, tmp_path / "a.safetensors", images=images_of(first))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    told = f"{tmp_path / 'config.json'} is there already, expected what b.safetensors would have, found another: …"
+    assert_refused((lambda: write_weights(second, tmp_path / "b.safetensors", images=images_of(second)), told))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    write_weights(first, tmp_path / "again.safetensors", images=images_of(first))  # described by the same words
+    assert (tmp_path / "again.safetensors").read_bytes() == before["a.safetensors"]
+
+
+def test_the_description_of_a_folder_for_the_hub_is_not_lost(tmp_path: Path) -> None:
+    student, text = student_of("resnet8"), '{"relgraph": "student"}'
+    (tmp_path / "config.json").write_text(text)
+    told = f"{tmp_path / 'config.json'} is there already, …"
+    assert_refused((lambda: write_weights(student, tmp_path / "s.safetensors", images=images_of(student)), told))
+    assert (tmp_path / "config.json").read_text() == text

@@ -233,7 +233,7 @@ def test_vectors_that_are_not_those_of_the_images_are_refused(data: Path, tmp_pa
     )
     assert_refused_like(*((partial(build, recipe(data, file, seed=1)), told) for file, told in cases))
     named = saved(tmp_path / "digits.npy", ROWS[:3], files[:3])
-    told = r"digits.npy: expected positions .*cannot be listed by their names .*digits.*, found '.*\.png'$"
+    told = r"digits.npy: expected positions .* by their names \(digits has no names of files\), found '.*\.png'$"
     assert_refused_like((lambda: build(recipe(data, named, dataset="digits")), told))
 
 

@@ -18,6 +18,7 @@ from relgraph.analysis.report.segmentation import of_runs, segmentation_section
 from relgraph.analysis.report.summary import Group, Summary, groups, summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.sources import Source
+from relgraph.analysis.targets import check_own
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.files import read_network
@@ -26,6 +27,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
 
 Section = tuple[str, tuple[str, Markup]]  # id, heading and content
+SUBTITLE = "relgraph report on"  # by which a page is known again, those of before as well
 LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 
@@ -71,12 +73,22 @@ def write_report(
     sections = dict(sorted((sections | details).items(), key=lambda item: item[0] not in first_read))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
-    subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
+    subtitle = f"{SUBTITLE} {len(described)} run{'s' if len(described) > 1 else ''}"
     page = document(title, sections, subtitle).encode()
     if len(page) > LIMIT:
         raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(page):,}: give fewer runs")
     write_atomically(path, page)
     return len(page)
+
+
+def check_page(path: Path) -> None:
+    """Check that a report can be written to a path: nothing is there, or a report of before.
+
+    Raises:
+        RelgraphError: if anything else is.
+    """
+    mark = f'<p class="subtitle">{SUBTITLE} '.encode()
+    check_own(path, "report of relgraph", lambda data: data.startswith(b"<!doctype html>") and mark in data)
 
 
 class Shown(NamedTuple):
