@@ -146,5 +146,5 @@ def test_misuse_is_named() -> None:
         (partial(find_preset, "rdk"), "unknown preset 'rdk': did you mean 'rkd'?…"),
         (partial(resolve, {"dataset": "cifar100", "teacher": "timm:resnet50"}, "kd"),
          "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME, got timm:resnet50: another has "
-         "--teacher-head joint or sequential"),
+         "--teacher-head joint, sequential or fitted"),
     )  # fmt: skip
