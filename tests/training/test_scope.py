@@ -116,16 +116,23 @@ def test_a_run_is_resumed_told_and_read_by_others(
     assert_refused_like((lambda: train(asked, tmp_path / "run", resume=True), "graph of the data set .* found others$"))
 
 
+# Each step is measured; the seeds of an epoch are cut into batches as its order lets them.
+UNEVEN: dict[str, Any] = {"k": 2, "epochs": 4, "batch_size": 7, "diagnose_every": 1, "ema": 0.9}
+
+
 def test_steps_are_numbered_through_a_run_whose_epochs_have_not_as_many(
     recipe: partial[Recipe], tmp_path: Path
 ) -> None:
-    """Each step is measured; the seeds of an epoch are cut into batches as its order lets them."""
-    asked = recipe(k=2, epochs=4, batch_size=7, diagnose_every=1, ema=0.9, checkpoint_minutes=1e-9)
-    train(asked, tmp_path / "run")
+    train(recipe(**UNEVEN), tmp_path / "run")
     rows = read_table(tmp_path / "run" / "diagnostics.csv")
     assert len({*Counter(row["epoch"] for row in rows).values()}) > 1, "epochs have not as many steps"
     assert [row["step"] for row in rows] == [*range(len(rows))]
-    path = tmp_path / "parts"
+
+
+@pytest.mark.slow
+def test_such_a_run_stopped_after_each_step_ends_as_one_that_was_not(recipe: partial[Recipe], tmp_path: Path) -> None:
+    asked, path = recipe(**UNEVEN, checkpoint_minutes=1e-9), tmp_path / "parts"
+    train(asked, tmp_path / "run")
     assert after_each_step(lambda resume: train(asked, path, resume=resume), path) > 8
     assert outcome(path) == outcome(tmp_path / "run")
 
