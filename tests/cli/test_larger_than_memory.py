@@ -31,7 +31,7 @@ WIDTH, LIMIT = 16_384, 31 * 2**20
 # one command to the next differs by some MiB; what commands leave must be less than the limit, or they hold nodes.
 # Nodes so wide are slow to compare: a thousand pairs must do for the correlation over all.
 LIMITED = """
-import sys, torch
+import os, sys, torch
 from functools import partial
 from relgraph.analysis import neighbourhoods, run_loading
 from relgraph.graph import search
@@ -44,6 +44,7 @@ run_loading.IMAGES_AT_ONCE, search.READ, search.LARGEST = 32, 2**19, 0
 neighbourhoods.some_pairs = partial(neighbourhoods.some_pairs, limit=1000)
 for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
+    os.remove(command[-1])  # which the real one writes
 nodes, held = run_loading.TrainedRun.nodes, []
 
 def limited(*given):
