@@ -54,6 +54,7 @@ def test_threads_and_random_numbers_are_the_callers_again(images: Path, tmp_path
     assert state()[0] == threads and torch.equal(state()[1], numbers)
 
 
+@pytest.mark.slow
 def test_the_callers_random_numbers_change_none_of_a_run(make: RecipeMaker, tmp_path: Path) -> None:
     torch.manual_seed(5)
     train(make(epochs=2, threads=1), tmp_path / "plain")

@@ -95,6 +95,7 @@ def test_a_run_with_a_head(make: RecipeMaker, tmp_path: Path, capsys: pytest.Cap
         assert kept.keys() == first.keys() and all(torch.equal(kept[name], first[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_a_run_that_sigterm_stops_amid_its_head_ends_bit_for_bit(make: RecipeMaker, tmp_path: Path) -> None:
     recipe, run = make(**SEQUENTIAL, labels_per_class=4, batch_size=4), RunDirectory(tmp_path / "run")
     train(recipe, tmp_path / "whole")
