@@ -29,7 +29,6 @@ from relgraph.analysis.run_loading import TrainedRun, check_side, chosen_side, e
 from relgraph.analysis.sources import Source, check_source
 from relgraph.analysis.split_graph import SplitGraph
 from relgraph.analysis.stored import stored_nodes
-from relgraph.analysis.targets import check_empty
 from relgraph.analysis.zero_shot import evaluate_zero_shot
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
 from relgraph.deploy.index import is_index
@@ -38,7 +37,7 @@ from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.segmenting import segment_files
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import check_new, replacing
+from relgraph.files import check_empty, check_new, replacing
 from relgraph.graph.pair import MATCHES, Pair, Texts
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions

@@ -63,6 +63,16 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def check_empty(folder: Path) -> None:
+    """Check that a folder is new or empty, and no link.
+
+    Raises:
+        RelgraphError: if anything is there.
+    """
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise RelgraphError(f"{folder} exists already: expected a new or an empty folder")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`, which takes its place once the block ends well, else nothing is left.
@@ -70,8 +80,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         RelgraphError: if something is at `path` already, except an empty folder, or it cannot be written.
     """
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise RelgraphError(f"{path} exists already: expected a new or an empty folder")
+    check_empty(path)
     with writing(path), tempfile.TemporaryDirectory(".part", f".{path.name}.", path.parent) as outer:
         part = Path(outer) / NEW
         part.mkdir()  # with the permissions that folders get, which a temporary one has not

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from relgraph.errors import RelgraphError
+from relgraph.graph import blocks, factored, search
 
 # What `diagnose` measures of a pair with labels, where both networks have one width.
 MEASURES = (
@@ -24,6 +27,14 @@ def case(*names: object) -> Iterator[None]:
     except Exception as error:
         error.add_note("in the case " + ", ".join(map(str, names)))
         raise
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch, nodes: int) -> None:
+    """Let each form that computes in blocks need several of them for so few nodes."""
+    monkeypatch.setattr(blocks, "LARGEST", 2 * nodes)
+    monkeypatch.setattr(factored, "ROWS", 3)
+    monkeypatch.setattr(search, "BLOCK", 3)
+    monkeypatch.setattr(search, "CHUNK", 3)
 
 
 def refusal(call: Callable[[], object]) -> str:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd import functional
 
-from relgraph.graph import blocks, factored, search
 from relgraph.graph.blocks import rows_in_blocks, sum_of_blocks
 from relgraph.graph.contrast import over_keys, queue_contrast, soft_queue_contrast, soft_rows
 from relgraph.graph.criteria import huber
@@ -20,7 +19,7 @@ from relgraph.graph.topology import Nearest
 from relgraph.methods import CC, CKA, CRD, EGA, RRD, SEED, Batch, Lightly, Method, MoCo, ega_loss
 from relgraph.networks.batch_norm import _Normalise
 from relgraph.processes import SINGLE_PROCESS, _Shared
-from tests.checks import assert_refused_like, case
+from tests.checks import assert_refused_like, case, small_blocks
 
 N, D = 9, 4
 Loss = Callable[[Tensor], Tensor]
@@ -30,10 +29,7 @@ LAST = "this loss has a first derivative only, got a second one: "
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let several blocks be needed everywhere."""
-    monkeypatch.setattr(blocks, "LARGEST", 2 * N)
-    monkeypatch.setattr(factored, "ROWS", 3)
-    monkeypatch.setattr(search, "BLOCK", 3)
-    monkeypatch.setattr(search, "CHUNK", 3)
+    small_blocks(monkeypatch, N)
 
 
 def hvp(function: Loss, x: Tensor, along: Tensor) -> Tensor:

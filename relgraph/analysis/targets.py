@@ -27,13 +27,3 @@ def check_own(path: Path, what: str, is_own: Callable[[bytes], bool]) -> None:
             own = is_own(path.read_bytes())
     if not own:
         raise RelgraphError(f"{path} is there already, and is no {what}: remove it, or choose another name")
-
-
-def check_empty(folder: Path) -> None:
-    """Check that a folder is new or empty.
-
-    Raises:
-        RelgraphError: if anything is there.
-    """
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RelgraphError(f"{folder} is there already: expected a new or an empty folder")

@@ -18,13 +18,12 @@ from tqdm import tqdm
 
 from relgraph.analysis.colours import area_colours
 from relgraph.analysis.masks import classes_of, mask_picture, overlay
-from relgraph.analysis.targets import check_empty
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.data.views import Normalise
 from relgraph.deploy.predicting import Asked, Predicted, Prediction
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, write_atomically, writing
+from relgraph.files import check_empty, first_line, write_atomically, writing
 from relgraph.networks.plain import PlainStudent, Preprocessing
 from relgraph.printing import no_bar
 

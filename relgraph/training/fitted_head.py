@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import Moments, blocks_of, principal_directions
@@ -27,7 +28,8 @@ def fit_head(head: Head, vectors: Rows, labels: Tensor) -> float:
     is as wide as the vectors vary; further dimensions are 0. The classifier is a logistic regression on p, with the
     square of its weights as a penalty (scikit-learn's L-BFGS), at its optimum. Neither has a learning rate, and both
     are the same each time. A head without a projection has m and s in its classifier. A class that no image is
-    labelled with has a logit far below the mean of the others.
+    labelled with has a logit far below the mean of the others. No paper has this head: that of EGA is trained by steps
+    (`relgraph.training.head`).
 
     Args:
         head: Of the width of the vectors.
@@ -37,33 +39,38 @@ def fit_head(head: Head, vectors: Rows, labels: Tensor) -> float:
     Raises:
         RelgraphError: if the labels are of fewer than two classes, or the vectors are all equal or not finite.
     """
+    labels = labels.cpu()
+    mean, directions = _scaled_directions(head, vectors)
+    known = (labels >= 0).nonzero().flatten()
+    own = torch.cat([(vectors[part].cpu().double() - mean) @ directions.T for part in torch.split(known, 2**14)])
+    weight, bias = _logistic_regression(own, labels[known], head.classify.out_features)
+    right = ((own @ weight.T + bias).argmax(1) == labels[known]).double().mean()
+    if isinstance(head.project, nn.Linear):
+        _set(head.project, directions, -directions @ mean)
+    else:
+        weight = weight @ directions
+        bias = bias - weight @ mean
+    _set(head.classify, weight, bias)
+    return 100 * right.item()
+
+
+def _scaled_directions(head: Head, vectors: Rows) -> tuple[Tensor, Tensor]:
+    """Return the mean of the vectors `(width,)` and C / s `(dim, width)`; without a projection C is the identity."""
     moments = Moments(head.width, head.width)
     for block in blocks_of(vectors):
         moments.add(block, block)
     products, energy = moments.about(centred=True)
-    mean, scale = moments.means[1], (energy / moments.count).sqrt()
-    if not bool(scale > 0):
+    if not bool(energy > 0):
         raise RelgraphError("teacher_head 'fitted' needs vectors that differ, got one for all images")
+    directions = torch.eye(head.width, dtype=products.dtype)
     if isinstance(head.project, nn.Linear):
-        found = principal_directions(products)[: head.dim] / scale
-        weight = torch.zeros(head.dim, head.width, dtype=found.dtype)
-        weight[: len(found)] = found
-        _set(head.project, weight, -weight @ mean)
-    else:
-        weight = torch.eye(head.width, dtype=mean.dtype) / scale
-    known = (labels >= 0).nonzero().flatten().cpu()
-    own = torch.cat([(vectors[part].cpu().double() - mean) @ weight.T for part in torch.split(known, 2**14)])
-    coefficients, intercepts = _logistic_regression(own, labels[known.to(labels.device)].cpu(), head.classify)
-    right = ((own @ coefficients.T + intercepts).argmax(1) == labels.cpu()[known]).double().mean()
-    if not isinstance(head.project, nn.Linear):
-        coefficients = coefficients / scale
-        intercepts = intercepts - coefficients @ mean
-    _set(head.classify, coefficients, intercepts)
-    return 100 * right.item()
+        found = principal_directions(products)[: head.dim]
+        directions = pad(found, (0, 0, 0, head.dim - len(found)))
+    return moments.means[1], directions / (energy / moments.count).sqrt()
 
 
-def _logistic_regression(rows: Tensor, labels: Tensor, like: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return weight `(C, D)` and bias `(C,)` of the logistic regression, for all classes of a classifier."""
+def _logistic_regression(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return weight `(C, D)` and bias `(C,)` of the logistic regression, a row for each of the classes."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -78,7 +85,7 @@ def _logistic_regression(rows: Tensor, labels: Tensor, like: nn.Linear) -> tuple
     weight, bias = (torch.as_tensor(values).double() for values in (model.coef_, model.intercept_))
     if len(present) == 2:  # it gives the difference of the two
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    every = weight.mean(0).repeat(like.out_features, 1), (bias.mean() - ABSENT).repeat(like.out_features)
+    every = weight.mean(0).repeat(classes, 1), (bias.mean() - ABSENT).repeat(classes)
     every[0][present], every[1][present] = weight, bias
     return every
 

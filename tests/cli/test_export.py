@@ -102,7 +102,7 @@ def test_what_is_there_is_not_written_over_by_a_graph(failure: Failing, run: Pat
     check_told(failure, ("export", run, "--first", FIRST, "-o"), {
         "mine.csv": f"mine.csv {there}", "my.csv": f"my_nodes.csv {there}", "edges.parquet": f"nodes.parquet {there}",
         "g.gexf": f"g.gexf {there}",
-        "taken.gexf --thumbnails": "taken_thumbnails is there already: expected a new or an empty folder",
+        "taken.gexf --thumbnails": "taken_thumbnails exists already: expected a new or an empty folder",
     })  # fmt: skip
     assert {file.read_text() for file in files} == {"mine"}
 

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
     write_image(new / "long.png", (70, 4))
     before = sorted(tmp_path.rglob("*"))
     assert_refused_like(
-        (lambda: relgraph.predict(file, new, masks=tmp_path / "full"), "full is there already: expected a new or an e"),
+        (lambda: relgraph.predict(file, new, masks=tmp_path / "full"), "full exists already: expected a new or an emp"),
         (
             lambda: relgraph.predict(file, new, masks=tmp_path / "o"),
             "a.jpg and .*a.png would both be written to .*a.png",

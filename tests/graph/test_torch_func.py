@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
 
-from relgraph.graph import blocks, factored, pair, search
+from relgraph.graph import pair
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.contrast import over_keys
 from relgraph.graph.criteria import huber, mean_square
@@ -20,7 +20,7 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean, by_norm
 from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import Chooser, Given, Nearest
-from tests.checks import case
+from tests.checks import case, small_blocks
 
 GRAPHS, N, D = 3, 7, 4
 EDGE_INDEX = torch.tensor([[3, 1, 0, 2, 4, 6, 0], [0, 0, 2, 5, 5, 0, 6]])
@@ -31,10 +31,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let several blocks be needed everywhere, and no constant be known before."""
-    monkeypatch.setattr(blocks, "LARGEST", 2 * N)
-    monkeypatch.setattr(factored, "ROWS", 3)
-    monkeypatch.setattr(search, "BLOCK", 3)
-    monkeypatch.setattr(search, "CHUNK", 3)
+    small_blocks(monkeypatch, N)
     pair._all_edges.cache_clear()
 
 
