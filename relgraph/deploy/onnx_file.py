@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from relgraph.deploy.comparing import Outputs, compared
 from relgraph.deploy.exported_program import description, names_of_outputs, read_sides, traced
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, VectorsAlone
 
 QUIET = 3  # onnxruntime's level of errors
 
@@ -42,6 +42,7 @@ def write_onnx(student: PlainStudent, path: Path, *, with_preprocessing: bool = 
     with needing_onnx(path):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+    # Without the `None` that stands for the logits where none are trained: torch would warn of it.
     program = traced(student, with_preprocessing, None if student.classes else VectorsAlone)
     model = _converted(program, student, with_preprocessing, path)
     told = {**description(student, with_preprocessing), "opset": model.opset_import[0].version}
@@ -51,19 +52,6 @@ def write_onnx(student: PlainStudent, path: Path, *, with_preprocessing: bool = 
         part.write_bytes(model.SerializeToString())
         session = Session(part)
         return compared(student, session, images, path, "onnxruntime", with_preprocessing=with_preprocessing)
-
-
-class VectorsAlone(nn.Module):
-    """A student without the `None` that stands for the logits where none are trained, of which torch would warn."""
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the vectors."""
-        vectors: Tensor = self.student(images)[0]
-        return vectors
 
 
 class Session:

@@ -207,14 +207,14 @@ class PlainSegmenter(PlainStudent):
 
 
 class VectorsAlone(nn.Module):
-    """The vectors of a student `(N, D)`, without its logits, as embeddings of a whole split are computed."""
+    """The vectors of a student `(N, D)`, without its logits: a `PlainStudent`, or a module around one."""
 
-    def __init__(self, student: PlainStudent) -> None:
+    def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the vectors of a normalised batch."""
+        """Return the vectors of a batch as the student reads it."""
         vectors: Tensor = self.student(images)[0]
         return vectors
 
