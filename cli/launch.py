@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,10 +55,28 @@ def over_devices(devices: int | None) -> Iterator[None]:
 
 def _leave_together() -> None:
     """Wait for the other processes and end the connection: torch's own threads may abort one that is left behind."""
-    torch = sys.modules.get("torch")  # a command that has not loaded it has no connection
-    if launched() and torch is not None and torch.distributed.is_initialized():
+    torch = _connected()
+    if torch is not None:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def leave_alone(status: int) -> None:
+    """End a process that is still connected to others, since it was stopped or failed; do nothing in any other.
+
+    Communication that is under way holds tensors on threads of torch, which abort a process in which Python ends. The
+    connection itself cannot be ended: that waits for the others, who wait for this one.
+    """
+    if _connected() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _connected() -> Any:
+    """Return torch where this process is connected to others by it, otherwise nothing."""
+    torch = sys.modules.get("torch")  # a command that has not loaded it has no connection
+    return torch if launched() and torch is not None and torch.distributed.is_initialized() else None
 
 
 def lost_the_others(error: RuntimeError) -> bool:

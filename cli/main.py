@@ -16,7 +16,7 @@ from .data import data
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
-from .launch import LOST, launched, lost_the_others
+from .launch import LOST, launched, leave_alone, lost_the_others
 from .methods import methods
 from .names import students
 from .predict import predict
@@ -36,6 +36,15 @@ class Lost(click.ClickException):
 
 class Commands(click.Group):
     """A group whose commands end an expected error in one line and exit status 1."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and end the program; nothing is left to do where it has ended."""
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            if isinstance(end.code, int):
+                leave_alone(end.code)
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
