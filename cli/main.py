@@ -17,6 +17,7 @@ from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .launch import LOST, launched, leave_alone, lost_the_others
+from .memory import keep_memory
 from .methods import methods
 from .names import students
 from .predict import predict
@@ -101,6 +102,7 @@ def main() -> None:
 
     `relgraph COMMAND --help` describes a command in full.
     """
+    keep_memory()
 
 
 for command in (

@@ -73,6 +73,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone, check_kept, choose_stages
 from relgraph.networks.files import check_finite
+from relgraph.networks.pieces import pieces
 from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
 
@@ -176,7 +177,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings `(N, width)`, float32, of prepared images `(N, channels, H, W)`."""
-        return self.features(images, maps=False).embedding
+        return torch.cat([self.features(piece, maps=False).embedding for piece in pieces(images)])
 
     @torch.no_grad()
     def features(self, images: Tensor, *, maps: bool = True) -> Output:

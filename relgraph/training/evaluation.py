@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
+from relgraph.networks.pieces import pieces
 from relgraph.printing import no_bar
 
 # Fixed, so that probes compare. Of 1, 0.1 and 0.01 the best and quickest on 4,000 CIFAR-100 images (256 features of a
@@ -120,7 +121,8 @@ def embed(
     total, hidden = -(-len(images) // batch_size), no_bar(shown=bool(progress))
     with torch.no_grad(), _evaluating(network), closing(_batches(images, batch_size, workers)) as batches:
         bar = tqdm(batches, desc=progress, total=total, unit="batch", leave=False, disable=hidden)
-        return torch.cat([network(prepare(batch.to(device))).float().cpu() for batch in bar])
+        prepared = (piece for batch in bar for piece in pieces(prepare(batch.to(device))))
+        return torch.cat([network(piece).float().cpu() for piece in prepared])
 
 
 def _score(model: Any, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:

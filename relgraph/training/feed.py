@@ -18,6 +18,7 @@ from relgraph.data.views import Drawn, DrawnViews, FixedViews, Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import Rows
 from relgraph.methods import Method, Views
+from relgraph.networks.pieces import pieces
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, Output, StepInputs, bare, of_views
@@ -146,7 +147,7 @@ class Online(Feed):
         teacher_input: From images to what it reads.
         shared: Whether it reads the student's view.
         maps: Whether its stage maps are read.
-        parts: Number of parts in which a batch passes through it.
+        parts: Number of parts in which a batch passes through it, at least.
     """
 
     teacher: Teacher
@@ -177,7 +178,8 @@ class Online(Feed):
 
     def outputs(self, prepared: Tensor) -> Output:
         """Return the teacher's outputs for images as it reads them."""
-        found = [self.teacher.features(part, maps=self.maps) for part in prepared.chunk(self.parts)]
+        parts = (piece for part in prepared.chunk(self.parts) for piece in pieces(part))
+        found = [self.teacher.features(part, maps=self.maps) for part in parts]
         if len(found) == 1:
             return found[0]
         return found[0].filled(map(torch.cat, zip(*(part.tensors() for part in found), strict=True)))

@@ -222,3 +222,19 @@ class Transposed(nn.Module):
 class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1)
+
+
+def test_images_pass_a_processor_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings are those of all at once, whatever the number of images; what the network sees is small."""
+    network, images, seen = build_backbone("resnet8").eval(), torch.randn(7, 3, 32, 32), list[int]()
+    teacher = small_teacher(network, None, 3)
+    whole = teacher(images)
+    next(module for module in network.modules() if isinstance(module, nn.Conv2d)).register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0]))
+    )
+    for pixels, expected in ((3 * 32 * 32 + 1, [3, 3, 1]), (1, [1] * 7)):
+        monkeypatch.setattr("relgraph.networks.pieces.PIXELS", pixels)
+        torch.testing.assert_close(teacher(images), whole)
+        assert seen == expected
+        seen.clear()
+    assert teacher(images[:0]).shape == (0, teacher.width)
