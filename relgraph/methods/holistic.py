@@ -84,6 +84,8 @@ class Holistic(Method):
     def __post_init__(self) -> None:
         """Build the discriminator."""
         super().__post_init__()
+        if not isinstance(self.scores, Sequence) or len(self.scores) != 3:
+            raise RelgraphError(f"Holistic is built for score maps: expected (classes, h, w), got {self.scores}")
         classes, *size = self.scores
         if min(size) < SIDE:
             raise RelgraphError(f"Holistic needs score maps of {SIDE} x {SIDE} positions or more, got {tuple(size)}")

@@ -1,6 +1,7 @@
 """Common parts of methods over stage maps: which maps are paired, at which size, and the layers between them."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
 
 def check_stages(method: str, student: Sequence[object], teacher: Sequence[object], least: int = 2) -> None:
     """Raise RelgraphError unless both networks return at least `least` maps, or have as many shapes of maps."""
-    for shape in (*student, *teacher):
+    given = [shapes if isinstance(shapes, Sequence) else (shapes,) for shapes in (student, teacher)]
+    for shape in chain(*given):
         if not isinstance(shape, Tensor) and (not isinstance(shape, Sequence) or len(shape) != 3):
             raise RelgraphError(f"{method} is built for shapes (C, H, W) of stage maps, without the batch, got {shape}")
     if min(len(student), len(teacher)) < least:

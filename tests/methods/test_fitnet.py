@@ -96,6 +96,7 @@ def test_what_it_refuses() -> None:
         (lambda: FitNet(teacher_maps=student), f"{both} teacher's alone"),
         (lambda: FitNet(student, ()), f"{reads} 3 of student and teacher (stem and 2 stages), got 3 and 0"),
         (lambda: FitNet(student, teacher, stage=3), stage),
+        (lambda: FitNet(5, 7), "FitNet is built for shapes (C, H, W) of stage maps, without the batch, got 5"),  # type: ignore[arg-type]
         (lambda: loss(t, s), built),
         (lambda: FitNet()(torch.zeros(2, 4), torch.zeros(2, 5)), width),
     )

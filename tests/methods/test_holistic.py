@@ -195,6 +195,7 @@ def test_what_they_refuse() -> None:
         (partial(new(), of_logits(x), of_logits(x)), f"{reads} (3, 4) and (3, 4)"),
         (partial(new(), maps, Output(torch.zeros(N, 2))), f"{reads} (3, 4, 16, 16) and none"),
         (partial(Holistic, (4, 16, 7)), "Holistic needs score maps of 8 x 8 positions or more, got (16, 7)"),
+        (partial(Holistic, (4, 16)), "Holistic is built for score maps: expected (classes, h, w), got (4, 16)"),  # type: ignore[arg-type]
         (partial(new(), *(of_logits(scores()[:, :3]) for _ in range(2))),
          "Holistic was built for logits (B, 4, H, W), H and W at least 8, got (3, 3, 16, 16)"),
         (partial(Holistic, SHAPE, conditional=True),
