@@ -174,7 +174,8 @@ def main(
             measured = figures(path, split, name == "untrained")
             if name == "untrained":
                 results.setdefault(f"{short}, ridge regression", []).append(ridge(path, split))
-        found = {"seed": seed, **measured, "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
+        facts = {name: result[name] for name in ("images_per_s", "epochs", "precision")}
+        found = {"seed": seed, **measured, **facts}
         results.setdefault(key, []).append(found)
         report = {"environment": environment(0), **told, "untrained": UNTRAINED, "summary": summary(results),
                   "runs": results}  # fmt: skip
