@@ -3,9 +3,9 @@
 Weights are symmetric int8 of 7 bits, -64 to 64, a scale for each output channel (of products of matrices one for all),
 activations uint8, with the ranges that the calibration images have; nodes are written as pairs of QuantizeLinear and
 DequantizeLinear, which onnxruntime and others fuse. With the eighth bit, sums of two products overflow in the
-instructions of x86 processors without VNNI (Intel before Cascade Lake, AMD before Zen 4): a ResNet-8 whose vectors are
-1.7 % off on other processors was 15 % off there, with 7 bits it is 2.9 % off on all. torchao's quantisation by
-`torch.export` gives no file that other runtimes read.
+instructions of x86 processors without VNNI (Intel before Cascade Lake, AMD before Zen 4): vectors of a ResNet-8 that
+are 1.7 % off if computed exactly were 15 % off there, with 7 bits they are 2.9 % off in both ways. torchao's
+quantisation by `torch.export` gives no file that other runtimes read.
 """
 
 import json

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from relgraph_cli.memory import TUNED
 
 GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 # Prints for how many pages of 64 MiB, asked for and freed ten times, the system had to find memory.
@@ -24,7 +25,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - known) * resource.ge
 
 def faults(before: str, **environment: str) -> float:
     """Return how many times the system had to find 64 MiB."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(TUNED)}
     program = [sys.executable, "-c", PROGRAM.format(before=before)]
     found = subprocess.run(program, env=bare | environment, capture_output=True, text=True, check=True)
     return float(found.stdout)
