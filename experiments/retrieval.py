@@ -146,12 +146,13 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 @click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--split", default="test", show_default=True, type=click.Choice(("val", "test")))
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of the configuration's.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the students, which changes the rounding alone.")
 @click.option("--minutes", default=600.0, show_default=True, help="No run is begun after that many.")
 @click.option("--runs", default="runs/retrieval", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def main(
-    config: Path, methods: str, students: str, seeds: int, split: str, epochs: int | None, minutes: float, runs: Path,
-    out: Path,
+    config: Path, methods: str, students: str, seeds: int, split: str, epochs: int | None, compiled: bool,
+    minutes: float, runs: Path, out: Path,
 ) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
     options = {**read_yaml(config), **({"epochs": epochs} if epochs else {})}
@@ -170,12 +171,12 @@ def main(
         own = UNTRAINED if name == "untrained" else options_of(name)
         path = runs / f"{short}-{name.replace(' ', '-')}-seed{seed}"
         with permitting([student]):
-            result = trained({**options, **own, "student": student, "seed": seed}, path)
+            result = trained({**options, **own, "student": student, "seed": seed, "compile": compiled}, path)
             measured = figures(path, split, name == "untrained")
             if name == "untrained":
                 results.setdefault(f"{short}, ridge regression", []).append(ridge(path, split))
         facts = {name: result[name] for name in ("images_per_s", "epochs", "precision")}
-        found = {"seed": seed, **measured, **facts}
+        found = {"seed": seed, **measured, **facts, "compiled": compiled}
         results.setdefault(key, []).append(found)
         report = {"environment": environment(0), **told, "untrained": UNTRAINED, "summary": summary(results),
                   "runs": results}  # fmt: skip

@@ -47,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     part = None
     try:
+        if path.is_dir():  # told before the block, whose work can be long
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         number, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
         os.close(number)
         part = Path(name)
@@ -209,8 +211,9 @@ def locked(folder: Path) -> Iterator[None]:
         except Timeout:  # an OSError
             told = f"{folder} is being written by another process: wait for its end, or stop it"
             raise RelgraphError(told) from None
-        tempfile.TemporaryFile(dir=folder).close()  # a lock can be had where nothing can be written
     try:
+        with writing(folder):
+            tempfile.TemporaryFile(dir=folder).close()  # a lock can be had where nothing can be written
         _remove_leftovers(folder)
         yield
     finally:

@@ -48,6 +48,25 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_in_the_way_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RelgraphError, match=r"cannot write .*folder: Is a directory"), replacing(tmp_path / "folder"):
+        raise AssertionError("the work was begun")
+
+
+def test_a_lock_is_not_kept_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(dir: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RelgraphError) as told:  # whose traceback holds the lock
+        patch.setattr("tempfile.TemporaryFile", full)
+        with locked(tmp_path):
+            pass
+    assert str(told.value) == f"cannot write {tmp_path}: No space left on device"
+    with locked(tmp_path):
+        pass
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with pytest.raises(KeyboardInterrupt), new_folder(path) as part:

@@ -12,10 +12,10 @@ from torch import Tensor
 from relgraph.analysis.retrieval import CUTS, retrieval, share
 from relgraph.analysis.run_loading import TrainedRun, empty_rows
 from relgraph.data.embeddings import EmbeddingStore, check_complete
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.data.index_transform import read_transform
 from relgraph.data.manifest import Contents, manifest_file
-from relgraph.errors import RelgraphError
+from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.search import Rows, check_finite
@@ -152,6 +152,8 @@ def evaluate_gallery(
         RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
             version or of other images, or has too few of them, or there is nothing to compare by.
     """
+    if split not in SPLITS:  # "all" has images of several, which an index would take for others
+        raise unknown("split", split, SPLITS)
     images = run.images(split)
     student, own_vectors = run.vectors(images)
     teacher = None if own_vectors is None else compared(run, own_vectors)

@@ -5,6 +5,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -202,7 +203,7 @@ def covering(
 ) -> Image.Image:
     """Return an image resized until it just covers a size, nothing of it cropped."""
     height, width = pair(image_size)
-    scale = max(height / image.height, width / image.width)
+    scale = max(Fraction(height, image.height), Fraction(width, image.width))  # exact, as the exported program's is
     return image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
 
 

@@ -97,9 +97,9 @@ def align_run(
     """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
 
     `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
-    their means, each of length 1, as an index compares them, with the best scale
-    (`relgraph.graph.alignment.procrustes`). Images are read once, and only products of vectors are held. From then on
-    the student's vectors have the teacher's width. Neither network learns anything.
+    their means, each of length 1, as an index compares them, with a scale (`relgraph.graph.alignment.procrustes`, which
+    tells what W is of a student that is wider than its teacher). Images are read once, and only products of vectors are
+    held. From then on the student's vectors have the teacher's width. Neither network learns anything.
 
     Args:
         run: The run, opened.

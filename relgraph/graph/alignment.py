@@ -143,15 +143,16 @@ def procrustes(student: Rows, teacher: Rows, *, centred: bool = True, scaled: bo
     """Return the rotation that brings the student's vectors nearest to the teacher's, `(N, Ds) -> (N, Dt)`.
 
     `W = argmin |S W - T|_F` over `W'W = I` (over `WW' = I` where Ds < Dt) is `W = U V'` of the thin singular value
-    decomposition `S'T = U diag(sigma) V'` (Schoenemann, 1966). Centred, S and T are taken from their means, which the
-    bias `mean(T) - mean(S) W` puts back. The map is detached: since W is optimal, the gradient of the residual with
-    respect to S is the same. With fewer images than dimensions W is not unique, but S W is.
+    decomposition `S'T = U diag(sigma) V'` (Schoenemann, 1966). Where Ds > Dt this W has the largest `<S W, T>`, which
+    is not the least distance: there `|S W|` depends on W. Centred, S and T are taken from their means, which the bias
+    `mean(T) - mean(S) W` puts back. The map is detached: where W is optimal, the gradient of the residual with respect
+    to S is the same. With fewer images than dimensions W is not unique, but S W is.
 
     Args:
         student: `(N, Ds)`, read in blocks.
         teacher: `(N, Dt)`.
         centred: Whether both are taken from their means.
-        scaled: Whether the map also has the best scale, `sum sigma / |S|^2`.
+        scaled: Whether the map also has the scale `sum sigma / |S|^2`, the best one where Ds <= Dt.
 
     Raises:
         RelgraphError: for other shapes, what is no finite number, or a single vector that would be centred.
@@ -217,7 +218,7 @@ class VectorTransform(nn.Module):
         """
         if vectors.shape[-1] != self.width:
             raise RelgraphError(f"the index holds vectors of width {self.width}, got {vectors.shape[-1]}")
-        found = normalize(vectors, dim=-1) - self.mean
+        found = normalize(vectors.to(self.mean.dtype), dim=-1) - self.mean  # a length can be beyond float16
         if self.components is not None:
             found = found @ self.components.T
         return normalize(found, dim=-1) if self.normalise else found
@@ -245,7 +246,7 @@ class VectorTransform(nn.Module):
     ) -> Self:
         """Return the transform of training vectors, `(N, D)` or blocks of them, read once: see `of_moments`."""
         given = vectors if not hasattr(vectors, "shape") else blocks_of(vectors)
-        blocks = (normalize(block, dim=-1) for block in given)
+        blocks = (normalize(block.to(_type_of(block)), dim=-1) for block in given)
         if pca is None:
             return cls._about_mean(blocks, centre, normalise)
         moments, dtype = None, torch.float32

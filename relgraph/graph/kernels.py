@@ -133,7 +133,10 @@ class Kernel:
         return _less_mean(z, processes) if self.centred else z
 
     def degenerate(self, nodes: Tensor) -> Tensor:
-        """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
+        """Return which *prepared* nodes are zero, `(..., N)`: for Pearson, those without variance.
+
+        A product that is a dot product gives them weight 0 to every node.
+        """
         nodes = nodes.detach()
         return (nodes.amax(-1) == 0) & (nodes.amin(-1) == 0)
 

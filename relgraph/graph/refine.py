@@ -1,7 +1,7 @@
 """Refinement: a small graph network moves each node by its neighbours before the two sides are matched.
 
 Edges keep their sign. A convolution that divides by the sum of *signed* weights divides by something near 0 and
-gives NaN, so messages are normalised by the sum of magnitudes, and a node without edges keeps its embedding. Graph
+gives NaN, so messages are normalised by the sum of magnitudes, and a node without edges gets none. Graph
 convolutions of PyTorch Geometric are told the weights in the form that each can take (`Convolution`).
 """
 
@@ -27,9 +27,10 @@ def neighbourhood(x: Tensor, weights: Tensor, topology: Topology) -> Tensor:
     `weights` are those of the topology's edges, a matrix `(N, N)` or `(E,)`. A node without edges, or with weights
     of 0 only, gets 0.
     """
-    if topology.dense:
-        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
-        weights = weights.masked_fill(itself, 0)
+    if not isinstance(topology, Edges):
+        weights = weights.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0)
+    elif topology.has_own:
+        weights = weights.masked_fill(topology.edge_index[0] == topology.edge_index[1], 0)
     return topology.messages(x, quotient(weights, topology.sum(weights.abs())))
 
 
@@ -243,7 +244,7 @@ class NodeRefinement:
         """
         if topology is None:
             nearest = Nearest(min(self.k, len(x) - 1), "student").find(x, x, self.kernel) if len(x) > 1 else None
-            topology = nearest or Edges(torch.empty(2, 0, dtype=torch.long), len(x))
+            topology = nearest or Edges(torch.empty(2, 0, dtype=torch.long, device=x.device), len(x))
         edges = topology.edge_index if isinstance(topology, Edges) else None
         weights = self.kernel(x) if edges is None else edge_weights(x, x, edges, self.kernel)
         refined: Tensor = self.module(at_least_float32(x), weights, topology)

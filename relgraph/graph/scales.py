@@ -67,7 +67,7 @@ class Scale:
             divisor = self.divisor(weights)
         elif divisor is None:  # of each graph of a batch
             graphs = torch.vmap(self.divisor)(weights.flatten(0, -topology.dims - 1))
-            divisor = graphs.view(*weights.shape[: -topology.dims], *topology.dims * (1,))
+            divisor = graphs.view(*weights.shape[: -topology.dims], *topology.dims * (1,)).to(weights.dtype)
         return weights / divisor.masked_fill(divisor <= 0, float("inf"))
 
     @cached_property

@@ -139,7 +139,8 @@ def matches_in_blocks(
 ) -> Tensor:
     """Return for each node of `x` whether the nearest node of `y` is its own, `(N, D), (N, D) -> (N,)`, and no other.
 
-    A node with a second node at the same distance, or without variance, has no match. `progress` is the title of a
+    A node with a second node at the same distance, or without variance, has no match; of two equal nodes in different
+    blocks one can be nearer by rounding. `progress` is the title of a
     progress bar on a terminal; `None` disables it.
 
     Raises:
@@ -263,7 +264,7 @@ class _EdgeWeights(OneByOne):
 
 @torch.no_grad()
 def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int | None = None) -> Tensor:
-    """Return which nodes have weight 0 to every node, `(N, D) -> (N,)`: for Pearson, those without variance.
+    """Return which nodes are zero once prepared, `(N, D) -> (N,)`: for Pearson, those without variance.
 
     >>> degenerate_in_blocks(torch.tensor([[1.0, 2.0], [3.0, 3.0]]))
     tensor([False,  True])

@@ -18,6 +18,7 @@ from relgraph.outputs import Output
 
 NAMES = ".names.txt"  # in place of .npy
 AT_ONCE = 2**16  # rows that are checked at a time
+FLOATS = [np.dtype(name) for name in ("float16", "float32", "float64")]  # that torch has, in the order of its bytes
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class VectorFile:
         rows, names, labels = _read_parquet(path) if parquet else _read_numpy(path)
         beside = path.with_suffix(NAMES)
         files = [path, beside] if names is not None and not parquet else [path]
-        if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
-            raise RelgraphError(f"{path}: expected vectors (N, D) of floats, found {rows.shape} of {rows.dtype}")
+        if rows.ndim != 2 or rows.dtype not in FLOATS or 0 in rows.shape:
+            told = "expected vectors (N, D) of float16, float32 or float64"
+            raise RelgraphError(f"{path}: {told}, found {rows.shape} of {rows.dtype}")
         if names is not None and len(names) != len(rows):
             raise RelgraphError(f"{path}: expected a name for each of {len(rows)} vectors, found {len(names)}")
         for start in range(0, len(rows), AT_ONCE):

@@ -238,6 +238,7 @@ def test_indexes_that_do_not_fit_are_refused_in_one_line(run: TrainedRun, store:
         (lambda: evaluate_gallery(run, str(tmp_path)), r"manifest\.json cannot be read"),
         (lambda: evaluate_gallery(run, "teacher", k=10_000), r"^k must be between 1 and .*, 432, got 10000$"),
         (lambda: evaluate_gallery(run, "teacher", "tests"), r"^unknown split 'tests'"),
+        (lambda: evaluate_gallery(run, str(store), "all"), r"^unknown split 'all'"),
     )
 
 

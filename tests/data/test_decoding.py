@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from relgraph.data.decoding import ORIENTATION, read_image, read_numbers, size_as_seen, uncovered
+from relgraph.data.decoding import ORIENTATION, covering, read_image, read_numbers, size_as_seen, uncovered
 from tests.checks import assert_refused_like
 
 
@@ -32,6 +32,12 @@ def test_a_size_of_two_numbers_is_covered_and_the_middle_stays(tmp_path: Path) -
         assert part.shape[:2] == (min(20, round(height / scale)), min(240, round(width / scale)))
         ends = np.array([[part[0, 0, 0], part[0, -1, 0]]])
         assert np.abs(found[:, [0, -1], 0] - ends.astype(int)).max() <= 12, "both show the same part"
+
+
+def test_a_side_that_ends_in_a_half_is_rounded_as_in_an_exported_program() -> None:
+    """665 * 224 / 320 is 465.5 exactly, and less by numbers of a computer."""
+    assert covering(Image.new("L", (665, 320)), 224).size == (466, 224)
+    assert covering(Image.new("L", (320, 665)), 224).size == (224, 466)
 
 
 def test_sizes_are_known_without_decoding(tmp_path: Path) -> None:

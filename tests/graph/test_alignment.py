@@ -126,6 +126,20 @@ def test_a_transform_centres_then_normalises_and_travels_as_tensors() -> None:
     assert not about(given[:1]).any()  # the mean has no direction: 0, not NaN
 
 
+def test_vectors_of_another_type_are_transformed_in_that_of_the_index() -> None:
+    """A table may be float16, where the square of a length of 300 is infinite, and that of 0 divided by is NaN."""
+    given = 300 * torch.randn(40, 6)
+    given[5] = 0
+    for pca in (None, 4):
+        index = VectorTransform.fit(given, pca=pca)
+        for dtype in (torch.float16, torch.bfloat16, torch.float64):
+            with case(pca, dtype):
+                rows = given.to(dtype)
+                assert torch.equal(index(rows), index(rows.float()))
+                fitted = VectorTransform.fit(rows.float() if dtype == torch.float64 else rows, pca=pca)
+                torch.testing.assert_close(fitted(given), VectorTransform.fit(rows.float(), pca=pca)(given))
+
+
 def test_turned_directions_are_directions_of_which_a_transform_takes_the_mean() -> None:
     student, teacher = vectors(20, 5, 5)
     turn = rotation(moments := Moments(5, 5).add(normalize(student), normalize(teacher + 1)), scaled=True)

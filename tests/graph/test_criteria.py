@@ -83,6 +83,8 @@ def test_scale_equals_its_formula(name: str) -> None:
     scale, formula = SCALED[name]
     expected = torch.from_numpy(np.stack([formula(row, weights.numpy()) for row in weights.numpy()]))
     torch.testing.assert_close(scale(weights, ALL_PAIRS), expected)
+    graphs = torch.stack([weights, 2 * weights]).float()  # each graph of a batch by itself, of the same type
+    torch.testing.assert_close(scale(graphs, ALL_PAIRS), torch.stack([scale(graph, ALL_PAIRS) for graph in graphs]))
 
 
 @pytest.mark.parametrize("name", CRITERIA)

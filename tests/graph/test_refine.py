@@ -59,6 +59,8 @@ def test_the_neighbourhood_is_a_double_loop() -> None:
     edges = knn(matrix, 3)
     expected = double_loop(x, matrix, edges.edge_index.T.tolist())
     torch.testing.assert_close(neighbourhood(x, edges.pick(matrix), edges), expected)
+    itself = edges.with_own()  # a node itself is left out there as well
+    torch.testing.assert_close(neighbourhood(x, itself.pick(matrix), itself), expected)
 
 
 def test_smoothing_is_the_formula() -> None:

@@ -218,8 +218,10 @@ def test_vectors_that_are_not_those_of_the_images_are_refused(data: Path, tmp_pa
     cases: tuple[tuple[Path, str], ...] = (
         (saved(tmp_path / "few.npy", ROWS[:19]), "expected a vector for each of 20 training images of .*, found 19$"),
         (saved(tmp_path / "nan.npy", wrong), "expected finite numbers, found others in row 7$"),
-        (saved(tmp_path / "flat.npy", ROWS[0]), r"expected vectors \(N, D\) of floats, found \(5,\) of float32$"),
-        (saved(tmp_path / "int.npy", ROWS[:20].astype(int)), r"of floats, found \(20, 5\) of int64$"),
+        (saved(tmp_path / "flat.npy", ROWS[0]), r"expected vectors \(N, D\) of float16.*, found \(5,\) of float32$"),
+        (saved(tmp_path / "big.npy", ROWS[:20].astype(">f4")), r"or float64, found \(20, 5\) of >f4$"),
+        (saved(tmp_path / "long.npy", ROWS[:20].astype("longdouble")), r"or float64, found \(20, 5\) of float"),
+        (saved(tmp_path / "int.npy", ROWS[:20].astype(int)), r"or float64, found \(20, 5\) of int64$"),
         (saved(tmp_path / "named.npy", ROWS[:20], files[:19]), "expected a name for each of 20 vectors, found 19$"),
         (saved(tmp_path / "gone.npy", ROWS[:19], files[:19]), r"1 of 16 have none, the first is .*train/dog/9\.png$"),
         (saved(tmp_path / "twice.npy", ROWS[:21], [*files, files[3]]), "rows 3 and 20 are both of .*cat/3.png$"),
