@@ -50,4 +50,4 @@ def query(run: Path, images: tuple[str, ...], as_json: bool, **options: Any) -> 
         ]
         say_all(columns([["query", "rank", "score", "image"], *rows]))
     if options["html"] is not None and not as_json:
-        say(f"{options['html']}: {len(found.rows)} queries")
+        say(f"{options['html']}: {len(found.rows)} quer{'y' if len(found.rows) == 1 else 'ies'}")

@@ -17,7 +17,7 @@ import torch
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, analyse_nodes, check_summary, write_summary
 from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
-from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
+from relgraph.analysis.galleries import evaluate_gallery
 from relgraph.analysis.graph_tables import Side, about
 from relgraph.analysis.layout import Layout, place
 from relgraph.analysis.node_set import NodeSet, add_refined, check_graph, pair_of
@@ -159,7 +159,8 @@ class Run:
 def _check_given(given: Given) -> None:
     """Raise RelgraphError for what is no code of one's own that a run can name."""
     for name in given.keys() - AGAIN:
-        raise unknown("part of a run that is given again", name, AGAIN)
+        told = f"unknown option {name!r}: expected one of this function"
+        raise RelgraphError(f"{told}, or code of a run that is given again ({', '.join(sorted(AGAIN))})")
 
 
 class Exported(NamedTuple):
@@ -484,7 +485,7 @@ def evaluate(
         opened = again._opened
         report: dict[str, Any] = {"run": str(again.path)}
         if gallery is not None:
-            report["retrieval"] = evaluate_gallery(opened, str(gallery), split, OVERLAP if k is None else k)
+            report["retrieval"] = evaluate_gallery(opened, str(gallery), split, k)
         if zero_shot is not None:
             report["zero_shot"] = evaluate_zero_shot(opened, Path(zero_shot), split)
         if gallery is zero_shot is None and split != "test":
@@ -632,8 +633,10 @@ def _export_int8(
 ) -> Exported:  # fmt: skip
     from relgraph.deploy.quantised import export_int8, told_int8
 
-    if name != "onnx" or licence is not None:
-        raise RelgraphError(f"int8 is of the format onnx, without a licence, got {name} and {licence}")
+    if name != "onnx":
+        raise RelgraphError(f"int8 is of the format onnx, got {name}")
+    if licence is not None:
+        raise RelgraphError(f"a licence is of the format hub, got {licence} for onnx")
     with _reopened(run, allow_code, given) as again:
         found = export_int8(again._opened, again.student(), output, with_preprocessing=with_preprocessing)
     return Exported(output, found["images"], told_int8(found))

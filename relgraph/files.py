@@ -121,13 +121,16 @@ def _sync(path: Path) -> None:
 
 
 def check_new(*paths: Path) -> None:
-    """Check that nothing is where new files shall be.
+    """Check that nothing is where new files shall be, but their folders.
 
     Raises:
-        RelgraphError: naming what is there.
+        RelgraphError: naming what is there, or the folder that is not.
     """
-    for path in filter(os.path.lexists, paths):
-        raise RelgraphError(f"{path} is there already: remove it, or choose another name")
+    for path in paths:
+        if os.path.lexists(path):
+            raise RelgraphError(f"{path} is there already: remove it, or choose another name")
+        if not path.parent.is_dir():  # told before the work
+            raise RelgraphError(f"cannot write {path}: {os.strerror(errno.ENOENT)}")
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> S
 
 
 def evaluate_gallery(
-    run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP, pairs: Sequence[str] = PAIRS
+    run: TrainedRun, gallery: str, split: str = "test", k: int | None = None, pairs: Sequence[str] = PAIRS
 ) -> dict[str, Any]:
     """Return how the student of a run answers queries against an index, beside the teacher and its own index.
 
@@ -136,7 +136,8 @@ def evaluate_gallery(
         run: The run.
         gallery: "teacher", "own", or the path.
         split: Whose images are the queries.
-        k: Neighbours of a query of which the overlap with the teacher's is told.
+        k: Neighbours of a query of which the overlap with the teacher's is told; 10, or as many as a smaller gallery
+            has, if not given.
         pairs: Which of the rows below are computed.
 
     Returns:
@@ -166,6 +167,8 @@ def evaluate_gallery(
     sides, found = _sides(student, teacher, index, gallery), _transform(run, gallery)
     if found is not None:
         sides = _transformed(run, found[0], sides)
+    if k is None:
+        k = min([OVERLAP, *(Search(*each, index.own).answers for each in sides.values())])
     known = bool((images.true_labels >= 0).any() and (index.labels >= 0).any())
     if not known and teacher is None:
         raise RelgraphError(f"{gallery} has no labels, and there is no teacher's ranking to compare the student's with")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from relgraph.data.fingerprint import ImageRecord, first
 from relgraph.data.images import ImageSet
-from relgraph.data.manifest import DTYPES, Contents, manifest_file
+from relgraph.data.manifest import DTYPES, RECORD, Contents, is_store, manifest_file
 from relgraph.data.sealed_rows import SealedRows, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
@@ -25,7 +25,6 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 # Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
 
-RECORD = "images.npy"
 COMPARED = 2**16  # images whose record is read at a time: with what they are compared to, a few megabytes
 
 
@@ -259,7 +258,7 @@ def check_place(path: Path) -> None:
     # In this order: another process may be beginning it.
     if not path.exists() or (path.is_dir() and only_begun(path)):
         return
-    if not manifest_file(path).is_file() and not (path / RECORD).is_file():
+    if not is_store(path):
         raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
     Contents.read(path)
 

@@ -16,6 +16,7 @@ from relgraph.files import digest, first_line, write_atomically
 
 FORMAT = "relgraph embeddings"
 VERSION = 3  # 1 drew other views, 2 had one checksum a shard
+RECORD = "images.npy"  # what a store knows of its images
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 # A shard is a 32nd of the store, which is what an interrupt costs at most: not below 16 MiB, so that a small store is
@@ -124,6 +125,8 @@ class Contents:
             RelgraphError: if its manifest is missing, damaged, or of another version.
         """
         file = manifest_file(path)
+        if not is_store(path):
+            raise RelgraphError(f"expected a store of relgraph embed, a folder with {file.name}, got {path}")
         again = "delete the store and run relgraph embed again"
         try:
             content = json.loads(file.read_bytes())
@@ -155,3 +158,8 @@ def images_per_shard(images: int, bytes_per_image: int) -> int:
 def manifest_file(path: Path) -> Path:
     """Return the file of the manifest in a store's directory."""
     return path / "manifest.json"
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a directory holds a store, also one whose manifest is gone."""
+    return manifest_file(path).is_file() or (path / RECORD).is_file()

@@ -171,6 +171,8 @@ def queried(
     Raises:
         RelgraphError: if the index cannot be read, the page cannot be written, or as `query_index`.
     """
+    if images_in is not None and not Path(images_in).is_dir():
+        raise RelgraphError(f"images_in must be a folder, got {images_in}")
     index = open_index(path, recipe, [Path(images_in)] if images_in else _folders(recipe))
     if html is None:
         return query_index(student, index, asked, k=k, run=inputs or {})

@@ -313,9 +313,10 @@ def graph_pair(
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
             values = torch.as_tensor(values)
-            if batched and values.shape[:2] != student.shape[:2]:
-                expected = f"{name} of a batch of graphs must be (B, N) = {tuple(student.shape[:2])}"
-                raise RelgraphError(f"{expected}, got {tuple(values.shape)}")
+            shape = student.shape[:-1]
+            if values.shape[: len(shape)] != shape:
+                expected = f"{name} of a batch of graphs must be (B, N)" if batched else f"{name} must be (N,)"
+                raise RelgraphError(f"{expected} = {tuple(shape)}, got {tuple(values.shape)}")
             for pair, own in zip(pairs, values if batched else (values,), strict=True):
                 pair["student"][name] = pair["teacher"][name] = own
     return batch_of(pairs) if batched else _with_own_list(pairs[0])

@@ -10,6 +10,7 @@ user-defined function reads the matrices.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -317,6 +318,8 @@ class Nearest(Choosing):
     def __post_init__(self) -> None:
         """Check the arguments that can be checked without data."""
         super().__post_init__()
+        if not isinstance(self.k, Integral):
+            raise RelgraphError(f"k must be a whole number, got {self.k!r}")
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
         if self.by in ("teacher", "student"):
@@ -392,6 +395,8 @@ class Given(Rule):
     def __post_init__(self) -> None:
         """Check the edges once, here, so that no call reads values back from the device."""
         edges = self.edge_index
+        if not isinstance(edges, Tensor):
+            raise RelgraphError(f"edge_index must be a tensor (2, E) of integers, got {type(edges).__name__}")
         if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
             raise RelgraphError(f"edge_index must be (2, E) of integers, got {tuple(edges.shape)} of {edges.dtype}")
         if edges.numel() == 0:

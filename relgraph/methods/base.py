@@ -37,6 +37,20 @@ class Views(NamedTuple):
     each: int
 
 
+def joined(*parts: Terms) -> Terms:
+    """Return the terms of all parts.
+
+    Raises:
+        RelgraphError: if two of them have one name, of which only one would be trained.
+    """
+    terms: Terms = {}
+    for part in parts:
+        if twice := terms.keys() & part.keys():
+            raise RelgraphError(f"two terms of the loss are called {min(twice)}: expected another name of one of them")
+        terms |= part
+    return terms
+
+
 class Summand(NamedTuple):
     """One method of a weighted sum of methods.
 
@@ -54,8 +68,8 @@ class Summand(NamedTuple):
     def named(self, terms: Terms) -> Terms:
         """Return terms by their names in the sum."""
         owner = self.owner
-        names = (owner if f"_{owner}".endswith(f"_{name}") else f"{owner}_{name}" if owner else name for name in terms)
-        return dict(zip(names, terms.values(), strict=True))
+        names = [owner if f"_{owner}".endswith(f"_{name}") else f"{owner}_{name}" if owner else name for name in terms]
+        return joined(*({name: term} for name, term in zip(names, terms.values(), strict=True)))
 
 
 class Space(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import inf
 from numbers import Real
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refined
-from relgraph.methods.base import Batch, Loss, Method, Output, Space, Summand, Terms
+from relgraph.methods.base import Batch, Loss, Method, Output, Space, Summand, Terms, joined
 
 
 class Sum(Method):
@@ -67,14 +68,14 @@ class Sum(Method):
         """Return the terms of all methods, with their weights."""
         terms: Terms = {}
         for method, owner, weight in self.summands():
-            terms |= method.weighted(method.compare(student, teacher, batch), owner, weight)
+            terms = joined(terms, method.weighted(method.compare(student, teacher, batch), owner, weight))
         return terms
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the methods' sides of the teacher, without the methods' weights."""
         terms: Terms = {}
         for part in self.summands():
-            terms |= part.named(part.method.teacher_terms(student, teacher, batch, cross_entropy))
+            terms = joined(terms, part.named(part.method.teacher_terms(student, teacher, batch, cross_entropy)))
         return terms
 
     def space(self) -> Space:
@@ -117,5 +118,6 @@ def _check(methods: Mapping[str, tuple[float, Method]]) -> None:
             raise RelgraphError(f"the name of a method in a sum is a word without a dot, got {name!r}")
         if not (isinstance(part, tuple | list) and len(part) == 2 and isinstance(part[1], Method)):
             raise RelgraphError(f"{name} in a sum is a weight and a method: {expected}, got {type(part).__name__}")
-        if not isinstance(part[0], Real | Tensor) or not part[0] >= 0:
-            raise RelgraphError(f"the weight of {name} must be at least 0, got {part[0]!r}")
+        if not isinstance(part[0], Real | Tensor) or not 0 <= part[0] < inf:
+            bound = "finite" if part[0] == inf else "at least 0"
+            raise RelgraphError(f"the weight of {name} must be {bound}, got {part[0]!r}")

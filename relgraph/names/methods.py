@@ -113,6 +113,8 @@ def _summands(spec: Any) -> list[tuple[Any, Any]]:
     if isinstance(spec, Sum):
         return [(spec.weights[name], method) for name, method in spec.each()]
     parts = spec if isinstance(spec, list) else [spec]
+    if not parts:
+        raise RelgraphError("a sum of methods needs at least one, got none: cross-entropy alone is 'none'")
     return [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in parts]
 
 

@@ -37,7 +37,7 @@ from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.epochs import Job, Progress
+from relgraph.training.epochs import FIGURES, FIGURES_OF, Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.fitted_head import fit_head
 from relgraph.training.head import train_head
@@ -545,7 +545,7 @@ def rehearse(
     images = torch.zeros(n, *facts.image) if facts.image and shown else None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), labels(n), edges, images))
+        terms = method.terms(student, teacher, Batch(torch.arange(n), labels(n), edges, images))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):
@@ -555,4 +555,8 @@ def rehearse(
             f"{recipe.method} does not compare embeddings of width {facts.dim} with those of the teacher's own head, "
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
+    for name in terms:
+        if name in FIGURES or name.startswith(FIGURES_OF):
+            told = f"{recipe.method} has a term called {name}, as another figure of a run is"
+            raise RelgraphError(f"{told}: expected another name")
     method.train()

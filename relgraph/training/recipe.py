@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -285,8 +286,8 @@ class Recipe(BaseRecipe):
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
             size.
         edge_weight: Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well.
-        gamma: Weight of the cross-entropy; if not given the published one: 1, with sskd 0.1, with seed, moco, infonce
-            and ntxent, which need no labels, 0.
+        gamma: Weight of the cross-entropy; if not given the published one: 1, with sskd and mlld 0.1, with seed, moco,
+            infonce, ntxent, lightly and anchor, which need no labels, 0; of a sum 1, unless all of it need none.
         alpha: Weight of KD on the logits of the teacher's head, beside the method.
         beta: Weight of the method; the published one if not given (relgraph methods).
         init_epochs: Number of first epochs in which the method trains alone, and then no more; if not given 1/9 of all
@@ -421,7 +422,7 @@ class Recipe(BaseRecipe):
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
         self.refuse_unused("graph" in known, "methods that have a graph", got, "k", "graph")
         self.refuse_unused(self.relates, "methods that relate the images of a batch", got, *related)
-        self.refuse_unused("nodes" in known, "methods that leave the choice of nodes", got, "nodes")
+        self.refuse_unused("nodes" in known, "methods with the option nodes", got, "nodes")
         self.refuse_unused("pool" in known, "methods that compare positions", got, "pool")
         for part, read in names.PARTS.items():
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
@@ -531,6 +532,8 @@ class Recipe(BaseRecipe):
         if self.schedule == "step" and min(self.milestones_in_use, default=math.inf) < self.warmup_epochs:
             got = ", ".join(map(str, self.milestones_in_use))
             raise RelgraphError(f"milestones must not lie in the {self.warmup_epochs} warmup_epochs, got {got}")
+        if any(after <= before for before, after in pairwise((0, *(self.milestones or ())))):
+            raise RelgraphError(f"milestones must rise from 1 on, got {', '.join(map(str, self.milestones or ()))}")
         if self.patience is not None and self.select == "last":
             raise RelgraphError("patience waits for a better score: expected select 'val' or 'test', got 'last'")
         if self.patience is not None and self.patience >= self.epochs:
@@ -668,7 +671,8 @@ class Recipe(BaseRecipe):
         """The weight of the cross-entropy, its default included: that which a method was published with."""
         if self.gamma is not None:
             return self.gamma
-        return self.methods[0].cls.gamma if len(self.methods) == 1 else 1.0
+        alone = {item.cls.gamma for item in self.methods}
+        return alone.pop() if len(self.methods) == 1 or alone == {0.0} else 1.0
 
     @property
     def learns_labels(self) -> bool:

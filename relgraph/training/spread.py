@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from relgraph.graph.kernels import Kernel
 from relgraph.graph.pair import Pair
 from relgraph.methods import Batch, Method, Output
-from relgraph.methods.base import Summand, Terms, as_batch, as_output
+from relgraph.methods.base import Summand, Terms, as_batch, as_output, joined
 from relgraph.methods.relational import Relational
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -71,7 +71,7 @@ class Spread:
                 found = method.compare_pair(pair, s, t, rows)
             else:
                 found = method.compare(*(s, t, rows) if edges is None else _anchors(s, t, rows, edges.anchors))
-            terms |= method.weighted(found, owner, weight)
+            terms = joined(terms, method.weighted(found, owner, weight))
         return terms, pairs
 
     def _facts(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, int]:
@@ -144,7 +144,7 @@ class Spread:
             def own(output: Output, labels: Tensor = learned, processes: ProcessGroup = processes) -> Tensor:
                 return labelled_cross_entropy(classify(output), labels, processes)
 
-            terms |= part.named(part.method.teacher_terms(s, t, rows, own))
+            terms = joined(terms, part.named(part.method.teacher_terms(s, t, rows, own)))
         return terms
 
     def each(self) -> list[tuple[str, Method]]:

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.datasets import DataSet, joined
-from relgraph.data.embeddings import RECORD, EmbeddingStore, StoreWriter, check_complete, check_place
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, check_complete, check_place
 from relgraph.data.fingerprint import ImageRecord
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.manifest import DTYPES, Contents, images_per_shard, manifest_file
+from relgraph.data.manifest import DTYPES, Contents, images_per_shard, is_store
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import digest, locked, writing
@@ -88,7 +88,7 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
     folder, reasons = Path(wanted.recipe.embeddings), []
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = []
-    for path in [folder] if _is_store(folder) else filter(_is_store, inside):
+    for path in [folder] if is_store(folder) else filter(is_store, inside):
         try:
             found.append((path, Contents.read(path)))
         except RelgraphError as error:
@@ -120,10 +120,6 @@ def fitting_store(wanted: Wanted, path: Path, contents: Contents) -> EmbeddingSt
         return store
 
     return wanted.processes.all_or_none(checked)
-
-
-def _is_store(path: Path) -> bool:
-    return manifest_file(path).is_file() or (path / RECORD).is_file()  # also one whose manifest is gone
 
 
 def _check_contents(wanted: Wanted, path: Path, contents: Contents) -> None:

@@ -214,6 +214,8 @@ def test_an_index_of_other_images_has_no_labels_and_overlap_alone(run: TrainedRu
     report = evaluate_gallery(run, str(tmp_path / "store"), k=3)
     assert (report["labels"], report["images"]) == (False, 16)
     assert list(report["student_teacher"]) == ["overlap@3"] and "student_student" not in report
+    np.save(tmp_path / "few.npy", np.eye(6, 64, dtype=np.float32))  # of which there are fewer than are told elsewhere
+    assert evaluate_gallery(run, str(tmp_path / "few.npy"))["k"] == 6
 
 
 def test_indexes_that_do_not_fit_are_refused_in_one_line(run: TrainedRun, store: Path, tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_indexes_that_do_not_fit_are_refused_in_one_line(run: TrainedRun, store:
             rf"^{width}64, those of the gallery .* 3: relgraph",
         ),
         (lambda: evaluate_gallery(run, "nowhere"), r"^a gallery is teacher, own, or the path of a store or a table"),
-        (lambda: evaluate_gallery(run, str(tmp_path)), r"manifest\.json cannot be read"),
+        (lambda: evaluate_gallery(run, str(tmp_path)), r"^expected a store of relgraph embed, a folder with manifest"),
         (lambda: evaluate_gallery(run, "teacher", k=10_000), r"^k must be between 1 and .*, 432, got 10000$"),
         (lambda: evaluate_gallery(run, "teacher", "tests"), r"^unknown split 'tests'"),
         (lambda: evaluate_gallery(run, str(store), "all"), r"^unknown split 'all'"),

@@ -52,7 +52,7 @@ def test_export_in_int8_tells_what_it_changes(program: Program, failure: Failing
     assert re.match(r"images/s in onnxruntime [\d,]+ -> [\d,]+ \(batches of 64, 1 thread\)", told[3])
     assert [each.name for each in onnxruntime.InferenceSession("phone.onnx").get_outputs()] == ["embedding", "logits"]
     for place, format in (("phone.pt2", "pt2"), ("hub/", "hub")):
-        assert f"int8 is of the format onnx, without a licence, got {format}" in failure(
-            "export", run, "-o", place, "--int8"
-        )
+        assert f"int8 is of the format onnx, got {format}" in failure("export", run, "-o", place, "--int8")
+    licensed = failure("export", run, "-o", "other.onnx", "--int8", "--licence", "mit")
+    assert "a licence is of the format hub, got mit for onnx" in licensed
     assert sorted(path.name for path in Path().iterdir()) == ["phone.onnx"]

@@ -110,6 +110,7 @@ def test_what_is_refused() -> None:
         (lambda: graph_pair(three, torch.zeros(2, 4), match=False), sizes),
         (lambda: graph_pair(three, three, topology=Nearest(5)), between),
         (lambda: graph_pair(solid, solid, y=torch.zeros(3, 3)), "y" + batch + "(3, 3)"),
+        (lambda: graph_pair(three, three, y=[1, 2]), "y must be (N,) = (3,), got (2,)"),
         (lambda: graph_pair(solid, solid, image_id=torch.arange(2)), "image_id" + batch + "(2,)"),
         (
             lambda: graph_pair(three, three, kernel="cosine"),  # type: ignore[arg-type]

@@ -165,6 +165,9 @@ def test_what_is_refused() -> None:
         (lambda: make_rule(torch.tensor([[1, 1], [0, 0]])), "edge_index must name each edge once…"),
         (lambda: outside(*matrices(6), pearson), "edge_index must name nodes 0 to 5, got 6"),
         (lambda: Nearest(0), "k must be at least 1, got 0"),
+        (lambda: Nearest(2.5), "k must be a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Nearest("3"), "k must be a whole number, got '3'"),  # type: ignore[arg-type]
+        (lambda: Given([[0], [1]]), "edge_index must be a tensor (2, E) of integers, got list"),  # type: ignore[arg-type]
         (lambda: Nearest(12)(*matrices(), pearson), between),
         (lambda: Nearest(12, "mutual")(*matrices(), pearson), between),
         (lambda: check_k(12, 12), between),

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from relgraph.graph.refine import Refinement
 from relgraph.methods import CCL, EGA, KD, PKT, SEED, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.methods.base import as_output
+from relgraph.training.spread import Spread
 from tests.checks import assert_refused
 from tests.methods.golden import random_output
 
@@ -143,6 +144,23 @@ def test_who_asks_for_no_further_views_gets_none() -> None:
     assert Sum({"inner": (1.0, inner), "kd": (1.0, KD())}).views == Views("rotations", 3)
 
 
+def test_two_terms_of_one_name_are_refused() -> None:
+    """One of them would be dropped from the loss."""
+
+    class Terms(Method):
+        name = "b_c"
+
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+            return {self.name: student.rows * torch.ones(())}
+
+    class Short(Terms):
+        name = "c"
+
+    total, x = Sum({"a": (1.0, Terms()), "a_b": (1.0, Short())}), torch.randn(4, D)
+    told = "two terms of the loss are called a_b_c: expected another name of one of them"
+    assert_refused((lambda: total(x, x), told), (lambda: Spread(total)(x, x), told))
+
+
 def test_what_it_refuses() -> None:
     share = "the methods of a sum share the extra views of an image, got"
     all_of_them = SSKD(D, D, nn.Linear(D, D), transformations="all")
@@ -159,6 +177,7 @@ def test_what_it_refuses() -> None:
         ({"kd": ("1", KD())}, "the weight of kd must be at least 0, got '1'"),
         ({"pkt": (1, PKT()), "kd": (-1, KD())}, "the weight of kd must be at least 0, got -1"),
         ({"pkt": (1, PKT()), "kd": (math.nan, KD())}, "the weight of kd must be at least 0, got nan"),
+        ({"pkt": (1, PKT()), "kd": (math.inf, KD())}, "the weight of kd must be finite, got inf"),
     ):
         assert_refused((partial(Sum, methods), message))  # type: ignore[arg-type]
 

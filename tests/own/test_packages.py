@@ -128,7 +128,7 @@ def test_objects_in_python(site: Path, tmp_path: Path) -> None:
         ),
     )
     assert relgraph.evaluate(tmp_path / "run", **parts, method=method) == figures
-    with pytest.raises(RelgraphError, match="unknown part of a run that is given again 'seed'"):
+    with pytest.raises(RelgraphError, match="unknown option 'seed'"):
         relgraph.Run(tmp_path / "run", seed=3)
 
 

@@ -103,6 +103,21 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
     assert isinstance(few, Curious) and len(few.given[0][0].embedding) == 36, "no more than there are images"
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "loss", "epoch", "train_top1", "val_mine", "teacher_head"])
+def test_a_term_is_not_called_like_another_figure_of_the_run(
+    name: str, make: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a term took the place of the other one in metrics.csv; `cross_entropy` also in what is trained."""
+
+    class Mine(Method):
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+            return {name: (student.embedding - teacher.embedding).square().mean()}
+
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    told = rf"^mine has a term called {name}, as another figure of a run is: expected another name$"
+    assert_refused_like((lambda: new(make(method="mine")), told))
+
+
 def test_an_error_in_a_method_of_ones_own_is_one_sentence(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     class Faulty(Method):
         def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:

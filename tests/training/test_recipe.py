@@ -130,7 +130,7 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "none", "refine": "smooth"}, "refine belongs to methods that relate the images of a batch, …"),
     ({"method": "crd", "graph": "knn", "neighbours": "union"},
      "neighbours belongs to methods that relate the images of a batch, got crd"),
-    ({"method": "kd", "nodes": "feature"}, "nodes belongs to methods that leave the choice of nodes, got kd"),
+    ({"method": "kd", "nodes": "feature"}, "nodes belongs to methods with the option nodes, got kd"),
     ({"method": "none", "beta": 2.0}, "beta belongs to a method, got none"),
     ({"ss_head": "runs/head"}, "ss_head belongs to sskd, got method ega"),
     ({"ss_head": "runs/head", "method": "none"}, "ss_head belongs to sskd, got method none"),
@@ -138,6 +138,10 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "kd", "scale": "raw"}, "scale belongs to methods that compare by one relation, got kd"),
     ({"method": "none", "criterion": "huber"}, "criterion belongs to methods that compare by one relation, got none"),
     # Names and options of methods, as relgraph.names reads them.
+    ({"method": []}, "a sum of methods needs at least one, got none: cross-entropy alone is 'none'"),
+    ({"milestones": (5, 3)}, "milestones must rise from 1 on, got 5, 3"),
+    ({"milestones": (5, 5)}, "milestones must rise from 1 on, got 5, 5"),
+    ({"milestones": (0,)}, "milestones must rise from 1 on, got 0"),
     ({"kernel": "cosin"}, "unknown kernel 'cosin': did you mean 'cosine'? (known: cosine, damped_pearson, …"),
     ({"method_args": ("scale=by_men",)}, "unknown scale 'by_men': did you mean 'by_mean'?…"),
     ({"method": "sp+kf"}, "unknown method 'kf': did you mean 'kd'?…"),
@@ -285,6 +289,8 @@ LABELS: list[tuple[Given, float, bool]] = [
     ({"method": "sskd"}, 0.1, True),
     ({"method": "sskd", "gamma": 0.0}, 0.0, True),
     ({"method": "seed+sskd"}, 1.0, True),  # of a sum no gamma was published
+    ({"method": "moco+0.1*anchor"}, 0.0, False),  # unless all of it need no labels
+    ({"method": "mlld"}, 0.1, True),
     ({"method": "seed+kd"}, 1.0, True),
     ({"method": "seed+kd", "gamma": 0.0}, 0.0, True),
     ({"method": "seed+crd"}, 1.0, True),
