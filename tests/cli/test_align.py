@@ -75,7 +75,7 @@ def test_runs_that_cannot_be_aligned_are_refused(failure: Failing, run: Path, al
     check_told(failure, ("align", run), {
         "--undo": "student.safetensors is not aligned: there is nothing to undo",
         "--undo --dry-run": "expected neither index nor dry_run with it",
-        "--index nothing": "manifest.json cannot be read",
+        "--index nothing": "expected a store of relgraph embed, a folder with manifest.json, got nothing",
         "--teacher checkpoint:x": "it is not given again",
     })  # fmt: skip
     assert "relgraph align RUN turns a student's" in failure_of_query(failure, run, store)

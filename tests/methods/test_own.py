@@ -152,7 +152,6 @@ def test_methods_are_given_as_classes_instances_and_relations() -> None:
     kd = KD()
     named = [Named("near", RKD, 0.5, made), Named("kd", KD, 2.0, kd)]
     assert parse_methods(Sum({"near": (0.5, made), "kd": (2.0, kd)})) == named
-    assert parse_methods([]) == []
 
 
 def test_an_instance_is_used_with_its_options() -> None:
