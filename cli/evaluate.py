@@ -22,7 +22,7 @@ IN_FILE = {"student_teacher": "student in {}", "teacher_teacher": "teacher in {}
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--k", type=click.IntRange(min=1),
               help="Neighbours that vote in the k-NN accuracy, or with --gallery those of which the overlap with the "
-              "teacher's is told.  [default: 20, with --gallery 10]")  # fmt: skip
+              "teacher's is told.  [default: 20, with --gallery 10 or as many as it has]")  # fmt: skip
 @click.option("--gallery", metavar="teacher|own|PATH",
               help="Retrieval in place of accuracies: queries by the student against an index, the split's images by "
               "the teacher or the student itself, or the path of a store of relgraph embed or of a table, .npy or "

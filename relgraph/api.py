@@ -469,7 +469,7 @@ def evaluate(
     Args:
         run: The run, or its directory.
         k: Neighbours that vote in the k-NN accuracy, 20 if not given; with a gallery those of which the overlap with
-            the teacher's is told, 10.
+            the teacher's is told, 10 or as many as a smaller gallery has.
         gallery: "teacher" or "own", the images of the split by that network, or the path of a store of `relgraph embed`
             or of a table of vectors (see `relgraph.analysis.galleries.evaluate_gallery`).
         split: Whose images are queries of a gallery, or are classified by `zero_shot`.

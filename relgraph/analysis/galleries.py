@@ -150,8 +150,9 @@ def evaluate_gallery(
         student in a space of its own has an index about its own mean, where the teacher's is about a mean.
 
     Raises:
-        RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
-            version or of other images, or has too few of them, or there is nothing to compare by.
+        RelgraphError: for an unknown split, if the run has no teacher where its vectors are needed, the index is of
+            another teacher, width, version or of other images, or has too few of them, or there is nothing to compare
+            by.
     """
     if split not in SPLITS:  # "all" has images of several, which an index would take for others
         raise unknown("split", split, SPLITS)

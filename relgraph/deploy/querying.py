@@ -169,7 +169,8 @@ def queried(
         images_in: Folder within which the names of a table are paths.
 
     Raises:
-        RelgraphError: if the index cannot be read, the page cannot be written, or as `query_index`.
+        RelgraphError: if the index cannot be read, `images_in` is no folder, the page cannot be written, or as
+            `query_index`.
     """
     if images_in is not None and not Path(images_in).is_dir():
         raise RelgraphError(f"images_in must be a folder, got {images_in}")

@@ -291,7 +291,7 @@ def graph_pair(
     Raises:
         RelgraphError: if the two are not (N, D), or (B, N, D), of the same N and D (to match nodes across the networks,
             both need a projection to one width), for a kernel or a topology that is none, if the topology does not fit
-            N, `y` or `image_id` do not fit a batch of graphs, or for a form that the topology or a refinement does not
+            N, `y` or `image_id` do not fit the nodes, or for a form that the topology or a refinement does not
             support.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))

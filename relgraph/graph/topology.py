@@ -304,7 +304,7 @@ class Nearest(Choosing):
     `WithOwn`, whose edges are then all N^2.
 
     Raises:
-        RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
+        RelgraphError: if `k` is no whole number in 1..N-1, or `by` is unknown.
 
     >>> from relgraph.graph.kernels import euclidean
     >>> x = torch.tensor([[0.0], [1.0], [3.0]])
@@ -383,7 +383,7 @@ class Given(Rule):
     """The rule of a user's `edge_index` (2, E) over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
 
     Raises:
-        RelgraphError: if `edge_index` is not (2, E) of integers, is empty, names a node outside 0..N-1 or an edge
+        RelgraphError: if `edge_index` is no tensor (2, E) of integers, is empty, names a node outside 0..N-1 or an edge
             twice, or joins a node with itself.
     """
 

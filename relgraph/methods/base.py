@@ -261,7 +261,10 @@ class Method(nn.Module):
         return [Summand(self)]
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return the terms of one batch without their weights, scalars; the teacher's output is detached."""
+        """Return the terms of one batch by name, without their weights, scalars; the teacher's output is detached.
+
+        A training refuses a name that its metrics have already, such as `loss`, `cross_entropy` or `val_mine`.
+        """
         raise RelgraphError(f"{type(self).__name__} needs a method compare(student, teacher, batch), found none")
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:

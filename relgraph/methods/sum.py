@@ -20,11 +20,11 @@ class Sum(Method):
     the same parts of a batch as it does alone; memories and the teacher's sides of the methods are separate.
 
     Args:
-        methods: Weight >= 0 and method by name.
+        methods: Weight >= 0, finite, and method by name.
 
     Raises:
         RelgraphError: if there is no method, for a name that is empty or has a dot, for what is no weight and method,
-            or for a negative weight.
+            or for a weight that is negative or infinite; when it is called, if two terms get one name.
 
     >>> from relgraph.methods import PKT, RKD
     >>> loss = Sum({"rkd": (1.0, RKD()), "pkt": (100.0, PKT())})

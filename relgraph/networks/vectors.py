@@ -59,7 +59,8 @@ class VectorFile:
         has one column of vectors, and one of names or several with one called `name`; one called `label` has classes.
 
         Raises:
-            RelgraphError: if it cannot be read, is of another shape, or holds what is no finite number.
+            RelgraphError: if it cannot be read, is of another shape or type than float16, float32 or float64, or holds
+                what is no finite number.
         """
         parquet = path.suffix.lower() == ".parquet"
         rows, names, labels = _read_parquet(path) if parquet else _read_numpy(path)

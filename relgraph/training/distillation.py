@@ -33,11 +33,11 @@ from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
-from relgraph.training.board import write_projector
+from relgraph.training.board import SPLITS, write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.epochs import FIGURES, FIGURES_OF, Job, Progress
+from relgraph.training.epochs import FIGURES, Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.fitted_head import fit_head
 from relgraph.training.head import train_head
@@ -522,7 +522,8 @@ def rehearse(
     `labels` returns those of so many images, and `scores` are the shapes of student's and teacher's logits.
 
     Raises:
-        RelgraphError: if it cannot: the first step would fail with the same message.
+        RelgraphError: if it cannot, where the first step would fail with the same message, or if a term of its loss is
+            called like another figure of a run.
     """
     n, own = min(recipe.batch_size, facts.images), head.dim
     if recipe.relation == "local":
@@ -556,7 +557,7 @@ def rehearse(
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
     for name in terms:
-        if name in FIGURES or name.startswith(FIGURES_OF):
+        if name in FIGURES or name.partition("_")[0] in SPLITS:
             told = f"{recipe.method} has a term called {name}, as another figure of a run is"
             raise RelgraphError(f"{told}: expected another name")
     method.train()

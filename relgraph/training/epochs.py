@@ -35,9 +35,8 @@ from relgraph.training.tasks import Labels, Task
 if TYPE_CHECKING:
     from relgraph.training.trainer import Amid
 
-# What a row of metrics has beside the terms of a method, which are called otherwise: names, and how names begin.
+# What a row of metrics has beside the terms of a method and the figures of splits: no term may be called so.
 FIGURES = {"epoch", "step", "lr", "loss", "degenerate", "images_per_s", "cross_entropy", "kd_of_logits", "teacher_head"}
-FIGURES_OF = ("train_", "val_", "test_", "batch_")
 MINUTE = 60.0  # seconds between two lines of an epoch where there is no progress bar
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.methods import KD, Method
-from relgraph.methods.base import Terms, joined
+from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head, Student
 from relgraph.outputs import Batch, Output, StepInputs, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -169,7 +169,7 @@ class Distiller(Objective):
         if teacher is None or self.spread is None or stage == "labels":
             return by_labels, []
         terms, pairs = self.spread.compare(student, teacher, batch)
-        return joined(by_labels, terms), pairs
+        return {**by_labels, **terms}, pairs  # `rehearse` refuses terms of these names
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         terms: Terms = {}

@@ -668,7 +668,10 @@ class Recipe(BaseRecipe):
 
     @property
     def label_weight(self) -> float:
-        """The weight of the cross-entropy, its default included: that which a method was published with."""
+        """The weight of the cross-entropy, its default included: that which a method was published with.
+
+        Of a sum none was published: it is 1, or 0 where each of its methods needs no labels.
+        """
         if self.gamma is not None:
             return self.gamma
         alone = {item.cls.gamma for item in self.methods}
