@@ -15,7 +15,7 @@ from relgraph.data.images import ImageSet
 from relgraph.printing import tell
 
 Row = tuple[int, Mapping[str, float]]
-SPLITS = ("train", "val", "test", "batch")  # what names of metrics begin with
+SPLITS = ("train", "val", "test", "batch")  # what names of metrics begin with, and an underscore
 OF_RUN = ("lr", "images_per_s", "degenerate")
 EMBEDDING = """embeddings {
   tensor_name: "%(name)s"
@@ -97,11 +97,11 @@ class Events:
 def tag(name: str) -> str:
     """Return a metric's name for TensorBoard, which groups what stands before a slash.
 
-    >>> tag("val_top1"), tag("cross_entropy"), tag("lr")
-    ('val/top1', 'loss/cross_entropy', 'run/lr')
+    >>> tag("val_top1"), tag("cross_entropy"), tag("batch"), tag("lr")
+    ('val/top1', 'loss/cross_entropy', 'loss/batch', 'run/lr')
     """
     split, _, rest = name.partition("_")
-    return f"{split}/{rest}" if split in SPLITS else f"{'run' if name in OF_RUN else 'loss'}/{name}"
+    return f"{split}/{rest}" if rest and split in SPLITS else f"{'run' if name in OF_RUN else 'loss'}/{name}"
 
 
 def hyper_parameters(options: Mapping[str, Any], row: Mapping[str, float]) -> list[Any]:

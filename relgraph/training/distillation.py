@@ -557,7 +557,8 @@ def rehearse(
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
     for name in terms:
-        if name in FIGURES or name.partition("_")[0] in SPLITS:
+        split, _, rest = name.partition("_")
+        if name in FIGURES or (rest and split in SPLITS):
             told = f"{recipe.method} has a term called {name}, as another figure of a run is"
             raise RelgraphError(f"{told}: expected another name")
     method.train()

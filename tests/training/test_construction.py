@@ -103,6 +103,12 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
     assert isinstance(few, Curious) and len(few.given[0][0].embedding) == 36, "no more than there are images"
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "holistic"])  # which is of score maps
+def test_no_built_in_method_is_refused(name: str, make: RecipeMaker) -> None:
+    """One was, for the name of a term of its own: MLLD's `batch`."""
+    assert new(make(method=name)).method is not None
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "loss", "epoch", "train_top1", "val_mine", "teacher_head"])
 def test_a_term_is_not_called_like_another_figure_of_the_run(
     name: str, make: RecipeMaker, monkeypatch: pytest.MonkeyPatch
