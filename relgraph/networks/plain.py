@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from relgraph.data.decoding import LONGEST, ImageSize, as_seen, covering, read_image
+from relgraph.data.decoding import LONGEST, BadImage, ImageSize, Unfit, as_seen, covering, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import COMPARED, DirectionRotation, VectorTransform
@@ -86,7 +86,12 @@ class Preprocessing(NamedTuple):
             array = (image.float() * 255 if image.is_floating_point() else image).round().to(torch.uint8)
             image = Image.fromarray(array.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
         size = None if self.whole else self.image_size
-        seen = as_seen(image, size) if isinstance(image, Image.Image) else read_image(Path(image), size)
+        try:
+            seen = as_seen(image, size) if isinstance(image, Image.Image) else read_image(Path(image), size)
+        except BadImage as error:  # whose advice is for images of a data set
+            raise RelgraphError(f"{error.file}: {error.reason}") from error
+        except Unfit as error:
+            raise RelgraphError(str(error)) from error
         if self.whole:
             if max(seen.size) > LONGEST * min(seen.size):
                 told = f"found {seen.width:,} x {seen.height:,}"

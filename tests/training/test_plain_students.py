@@ -116,4 +116,9 @@ def test_an_image_is_prepared_as_the_run_s_were(tmp_path: Path) -> None:
     torch.testing.assert_close(prepared[0], (grey - student.preprocess.mean[0]) / student.preprocess.std[0])
     exported = torch.export.export(student, (prepared[None],)).module()
     torch.testing.assert_close(exported(prepared[None])[0], student(prepared[None])[0])
-    assert_refused_like((lambda: student.preprocess(tmp_path / "none.png"), ".*none.png.*"))
+    (tmp_path / "text.png").write_text("no image")
+    assert_refused_like(  # without advice on images of a data set
+        (lambda: student.preprocess(tmp_path / "none.png"), r".*none\.png: .*No such file.*'"),
+        (lambda: student.preprocess(tmp_path / "text.png"), r".*text\.png: not a readable image \([^)]*\)"),
+        (lambda: student.preprocess(Image.new("I;16", (8, 8))), "expected 8 bits per channel, found PIL's mode I;16.*"),
+    )
