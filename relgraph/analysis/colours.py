@@ -18,13 +18,22 @@ SHAPES: dict[str, list[tuple[float, float]]] = {
 }  # fmt: skip
 
 
+def class_colour(number: int) -> str:
+    """Return the colour of a class that `class_colours` gives it, however many there are.
+
+    >>> class_colour(1), class_colour(1_000_001) == class_colour(1)
+    ('#f06000', True)
+    """
+    return TEN[number % len(TEN)]
+
+
 def class_colours(count: int) -> list[str]:
     """Return a colour `#rrggbb` for each class: ten, which repeat; `class_shapes` then tells them apart.
 
     >>> class_colours(2), class_colours(11)[10] == class_colours(1)[0]
     (['#1868e8', '#f06000'], True)
     """
-    return [TEN[number % len(TEN)] for number in range(count)]
+    return [class_colour(number) for number in range(count)]
 
 
 def area_colours(count: int) -> list[str]:

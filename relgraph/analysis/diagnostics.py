@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, Pair, student_weights, weights
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, check_one, student_weights, weights
 from relgraph.graph.search import matches_in_blocks
 from relgraph.graph.topology import nearest
 
@@ -38,7 +38,8 @@ def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | 
         labels: Class of each node, `(N,)`, -1 where it is unknown.
 
     Raises:
-        RelgraphError: if there are fewer than two nodes, `k` is below 1, or labels are not one for each node.
+        RelgraphError: for a batch of pairs, if there are fewer than two nodes, `k` is below 1, or labels are not one
+            for each node.
 
     >>> from relgraph.graph.pair import graph_pair
     >>> x = torch.randn(10, 4)
@@ -46,6 +47,7 @@ def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | 
     >>> float(total / count)
     1.0
     """
+    check_one(pair)
     student, teacher = pair["student"].x, pair["teacher"].x
     count = len(student)
     if count < 2:

@@ -23,11 +23,13 @@ from relgraph.analysis.nodes import check_attributes, columns_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing, torch_load, torch_save
 from relgraph.graph.pair import MATCHES, EdgeType, Pair, Texts, check_one, weights
+from relgraph.processes import SINGLE_PROCESS
 
 if TYPE_CHECKING:
     import networkx as nx
 
 Names = Sequence[str] | None
+HELD = ("held_by", "squares")  # what a factored pair holds beside its nodes: found again, and no plain values
 EDGE_LIMIT = 1_000_000  # of networkx, in which an edge takes about 1 kB; the formats that are streamed have none
 
 
@@ -186,6 +188,8 @@ def read_pair(path: str | Path) -> Pair:
     if not (named and {"student", "teacher"} & stores.keys() and "graph" in stores.get("_global_store", ())):
         told = "must hold a graph pair of student and teacher, or the graph of one"
         raise RelgraphError(f"{path} {told}, got {type(stored).__name__}")
+    if stores["_global_store"].get("form") == "factored":
+        stores["_global_store"]["held_by"] = SINGLE_PROCESS
     for name, store in stores.items():
         for key, value in store.items() if name != "_global_store" else ():
             if isinstance(value, list):
@@ -227,7 +231,10 @@ def _write_json(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) ->
 
 
 def _write_pt(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
+    check_one(pair)
     stores = pair.to_dict()
+    for name in HELD:
+        stores["_global_store"].pop(name, None)
     for store in stores.values():
         for name, value in store.items():
             if isinstance(value, Texts):

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
-from relgraph.analysis.nodes import columns_of, number_of_classes, titles_of
+from relgraph.analysis.colours import NO_CLASS, TEN, rgb
+from relgraph.analysis.nodes import columns_of, titles_of
 from relgraph.analysis.sources import title
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
@@ -133,7 +133,7 @@ def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None,
             columns = {"class" if name == "label" else name: values for name, values in columns.items()}
             painted = zip(*(rgb(colour) for _, colour in titles), strict=True)
             columns |= {"label": [title for title, _ in titles], **dict(zip("rgb", map(list, painted), strict=True))}
-        count = len(pair[kinds[0]].x)
+        count = len(pair[kind if kind in kinds else kinds[0]].x)  # those of a part may differ
         known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
         ids = [f"{kind[0]}{position}" for position in range(count)]
         tables.append(Table(count, {name: Column.of(values) for name, values in {"id": ids, **known}.items()}))
@@ -173,9 +173,9 @@ def _edges(pair: Pair, edge_type: EdgeType, difference: bool, gephi: bool) -> Ta
     if bool(same.any()):
         columns["same_class"] = Column.named(same, SAME_CLASS.__getitem__, bool)
     if gephi:
-        listed = [NO_CLASS, BETWEEN_CLASSES, *class_colours(number_of_classes(pair, source))]
+        listed = [NO_CLASS, BETWEEN_CLASSES, *TEN]
         palette = torch.tensor([rgb(colour) for colour in ([EDGE_COLOURS[kind]] if difference else listed)])
-        painted = torch.zeros_like(label) if difference else torch.where(same == 2, label + 2, same)
+        painted = torch.zeros_like(label) if difference else torch.where(same == 2, label % len(TEN) + 2, same)
         columns |= {part: Column.of(palette[painted, place]) for place, part in enumerate("rgb")}
     return Table(len(found), columns)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from relgraph.analysis.colours import NO_CLASS, class_colours
+from relgraph.analysis.colours import NO_CLASS, class_colour
 from relgraph.data.images import SPLITS
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
@@ -67,18 +67,11 @@ def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
     names = columns.get("class_name", labels)
-    colours = class_colours(number_of_classes(pair, kind))
     titles = []
     for index, name, label in zip(columns["index"], names, labels, strict=True):
         title = str(index) if name is None or not str(name).strip() else str(name)
-        titles.append((title, NO_CLASS if label is None else colours[label]))
+        titles.append((title, NO_CLASS if label is None else class_colour(label)))
     return titles
-
-
-def number_of_classes(pair: Pair, kind: str) -> int:
-    """Return the number of classes that have a colour: those with a name, or up to the largest label."""
-    labels = pair[kind].get("y")
-    return max(1 if labels is None else int(torch.as_tensor(labels).max()) + 1, len(getattr(pair, "classes", [])), 1)
 
 
 def writable(text: str) -> str:
@@ -114,6 +107,9 @@ def columns_of(
     kept = {kind: {n: values for n, values in columns.items() if n in chosen} for kind, columns in tables.items()}
     if not merged:
         return {kind: {"kind": [kind] * len(pair[kind].x), **columns} for kind, columns in kept.items()}
+    if len(pair["student"].x) != len(pair["teacher"].x):
+        got = f"{len(pair['student'].x)} and {len(pair['teacher'].x)}"
+        raise RelgraphError(f"the difference has one node for each image, got other numbers of both networks, {got}")
     of_image = {name: values for name, values in kept["student"].items() if name not in OF_NETWORK}
     own = {f"{kind}_{name}": kept[kind][name] for kind in kinds for name in OF_NETWORK if name in kept[kind]}
     return {"n": of_image | own}
@@ -130,6 +126,8 @@ def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
             shape = (len(found),) if isinstance(found, list) else tuple(found.shape)
             if shape != (count,):
                 raise RelgraphError(f"{key} must hold one value for each of {count} {kind} nodes, got {shape}")
+            if key in ("image_id", "y") and (found.is_floating_point() or found.is_complex()):
+                raise RelgraphError(f"{key} must hold whole numbers to be exported, got {found.dtype}")
             columns[name] = [writable(text) for text in found] if isinstance(found, list) else found.tolist()
     if hasattr(pair, "split"):
         columns["split"] = [writable(pair.split)] * count

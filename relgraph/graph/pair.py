@@ -8,7 +8,8 @@ Forms are ways to compute the same comparison of two graphs, with or without the
   blocks, and only the weights of the edges are computed.
 - "auto": factored where that exists and is cheaper, blocked where the matrices would be large, else the matrix.
 
-Values and gradients are the same to rounding. All forms but the matrix can be differentiated once. The parts determine
+Values and gradients are the same to rounding; where neighbours of a node are equally near, such as all of one without
+variance, another of them may be taken. All forms but the matrix can be differentiated once. The parts determine
 which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse graphs.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.blocks import learns
@@ -38,6 +40,8 @@ MATCHES: EdgeType = ("teacher", "matches", "student")
 # Up to this number of nodes all pairs are listed as edges. The list is a constant that batches share; for more nodes it
 # would be four times as large as the matrix (N = 2,896: 134 MB beside 34).
 LISTED = 512
+# Lists of all pairs that this module made: what tells them from lists of parts, which PyG makes, without reading them.
+LISTS = WeakTensorKeyDictionary()
 
 # What needs embeddings of one width, and how they get it.
 MATCHING = "matching nodes needs embeddings of one width: project student and teacher to it"
@@ -281,9 +285,9 @@ def graph_pair(
 
     `form` selects how it is computed (`relgraph.graph.pair`), and `pair.form` is the form that was used; `pair.graph`
     is "dense" or "sparse". The edges of sparse graphs are found in matrices, or in blocks ("blocked", which "auto"
-    selects for many nodes), with the same result. All pairs have matrices, unless "factored" or "blocked" is requested:
-    the pair then holds only the nodes, with `prepared` (N, D), the nodes as prepared by the kernel, and no edges
-    (`has_weights`).
+    selects for many nodes), with the same result but for ties. All pairs have matrices, unless "factored" or "blocked"
+    is requested: the pair then holds only the nodes, with `prepared` (N, D), the nodes as prepared by the kernel, and
+    no edges (`has_weights`).
 
     Of a batch of graphs, `(B, N, D)`, such as those of the positions of B images, it is a `torch_geometric.data.Batch`
     of their pairs, joined in new tensors; `y` and `image_id` are then `(B, N)`.
@@ -308,12 +312,12 @@ def graph_pair(
     builder = PairBuilder(rule, kernel, refinement, match, form_of_pair, ("matrix", "factored", "blocked"))
     kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
     check_form(form, builder.known_forms, kind if refinement is None else "a graph pair with a refinement")
+    check_nodes(student, teacher)
     batched = student.ndim == 3
     pairs = builder.pairs(student, teacher) if batched else [builder(student, teacher)]
     for name, values in (("image_id", image_id), ("y", y)):
         if values is not None:
-            values = torch.as_tensor(values)
-            shape = student.shape[:-1]
+            values, shape = _numbers(name, values), student.shape[:-1]
             if values.shape[: len(shape)] != shape:
                 expected = f"{name} of a batch of graphs must be (B, N)" if batched else f"{name} must be (N,)"
                 raise RelgraphError(f"{expected} = {tuple(shape)}, got {tuple(values.shape)}")
@@ -322,11 +326,18 @@ def graph_pair(
     return batch_of(pairs) if batched else _with_own_list(pairs[0])
 
 
+def _numbers(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise RelgraphError(f"{name} must hold numbers, got {type(values).__name__}") from error
+
+
 def _with_own_list(pair: Pair) -> Pair:
     """Give a pair of all pairs a list of its edges that it shares with no other, so that it may be changed in place."""
     listed = [pair[kind] for kind in pair.edge_types if "edge_index" in pair[kind]]
     if listed and pair.graph == "dense":
-        own = listed[0]["edge_index"].clone()
+        own = _known(listed[0]["edge_index"].clone())
         for store in listed:
             store["edge_index"] = own
     return pair
@@ -344,7 +355,13 @@ def _all_edges(count: int, device: torch.device) -> Tensor:
     """Return the list of all pairs, `(2, N^2)`, anchor by anchor."""
     with torch.inference_mode(False):
         node = torch.arange(count, device=device)
-        return torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)])
+        return _known(torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)]))
+
+
+def _known(edges: Tensor) -> Tensor:
+    """Return a list of all pairs, of which is known from now on that it is one, anchor by anchor."""
+    LISTS[edges] = True
+    return edges
 
 
 def _store(pair: Pair, found: Sequence[tuple[EdgeType, Tensor, Topology]]) -> None:
@@ -366,12 +383,15 @@ def _store(pair: Pair, found: Sequence[tuple[EdgeType, Tensor, Topology]]) -> No
 def with_edges(pair: Pair) -> Pair:
     """Return the pair with all edges listed, `edge_index` (2, E) and `edge_weight` (E,), in place of any `adj`.
 
-    A copy that shares the tensors; the lists of N nodes take 16 N^2 bytes.
+    A copy that shares the tensors; the lists of N nodes take 16 N^2 bytes. Of a batch of pairs it is that of its pairs,
+    joined in new tensors.
 
     >>> pair = graph_pair(torch.randn(600, 8), torch.randn(600, 8))
     >>> "adj" in pair["student", "relates", "student"], with_edges(pair).num_edges
     (True, 1080000)
     """
+    if isinstance(pair.graph, list):
+        return batch_of([with_edges(one) for one in pair.to_data_list()])
     pair = copy(pair)
     for kind in pair.edge_types:
         if "adj" in pair[kind]:
@@ -388,10 +408,39 @@ def weights(pair: Pair, kind: EdgeType) -> Tensor:
 
 
 def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
-    """Return the `weights` of some edge types, by default those of the student's graph and of the teacher's."""
-    shape = 2 * (len(pair["student"].x),) if pair.graph == "dense" else (-1,)
-    stores = [pair[kind] for kind in kinds or (STUDENT, TEACHER)]
-    return [store["adj"].mT if "adj" in store else store["edge_weight"].view(shape) for store in stores]
+    """Return the `weights` of some edge types, by default those of the student's graph and of the teacher's.
+
+    Raises:
+        RelgraphError: for a batch of pairs, and where all pairs are no longer all, or not listed, in a part of a pair.
+    """
+    found, kinds = [], kinds or (STUDENT, TEACHER)
+    if pair.graph != "dense":
+        check_one(pair)
+        return [pair[kind]["edge_weight"].view(-1) for kind in kinds]
+    for kind in kinds:
+        store, shape = pair[kind], (len(pair[kind[2]]["x"]), len(pair[kind[0]]["x"]))
+        if "adj" in store and store["adj"].shape == shape[::-1]:
+            found.append(store["adj"].mT)
+        elif "adj" not in store and store["edge_index"] in LISTS:
+            found.append(store["edge_weight"].view(shape))
+        else:  # a list that another program made or changed, which is read back
+            found.append(_matrix(store, shape))
+    return found
+
+
+def _matrix(store: Any, shape: tuple[int, int]) -> Tensor:
+    """Return the weights of all pairs as a matrix, from edges in any order, such as those of a part of a pair."""
+    told = f"a graph of all pairs has an edge for each of {shape[0]} x {shape[1]} pairs of nodes"
+    if "adj" in store:
+        advice = "parts of it are taken once with_edges has listed its edges"
+        raise RelgraphError(f"{told}, got a matrix of {tuple(store['adj'].shape)}: {advice}")
+    (source, target), found = store["edge_index"], store["edge_weight"]
+    place = target * shape[1] + source
+    order = place.argsort()
+    if not torch.equal(place[order], torch.arange(shape[0] * shape[1], device=place.device)):
+        raise RelgraphError(f"{told}, got other edges, {len(place)} of them")
+    in_order: Tensor = found[order].view(shape)
+    return in_order
 
 
 def student_weights(pair: Pair) -> Tensor:
@@ -477,6 +526,8 @@ def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False, remed
 
     `remedy` says what needs one width, and how they get it.
     """
+    if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+        raise RelgraphError(f"embeddings must be tensors, got {type(student).__name__} and {type(teacher).__name__}")
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
         expected = "embeddings must be (N, D), student and teacher of the same N images"
         raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")

@@ -172,7 +172,14 @@ class Relation:
         return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
-        """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
+        """Return the scalar for the weights of the same edges, of a graph pair or of a matrix.
+
+        Raises:
+            RelgraphError: if the two have other shapes.
+        """
+        if student.shape != teacher.shape:
+            shapes = f"{tuple(student.shape)} of the student and {tuple(teacher.shape)} of the teacher"
+            raise RelgraphError(f"a relation compares the weights of the same edges, got {shapes}")
         if not self.scale.plain:
             student, teacher = self.scale(student, topology), self.scale(teacher, topology)
         return self.criterion(student, teacher, topology)
@@ -214,8 +221,9 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     if MATCHES in pair.edge_types:
         (found,) = relations(pair, MATCHES)
         if pair.graph == "dense":
-            return frobenius(found, torch.eye(len(found), dtype=found.dtype, device=found.device))
+            return frobenius(found, torch.eye(*found.shape, dtype=found.dtype, device=found.device))
         return frobenius(found, torch.eq(*pair[MATCHES].edge_index).to(found.dtype))
+    check_one(pair)
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
         across = squares_of(pair).across
@@ -242,6 +250,7 @@ def own_matching(pair: Pair, kernel: Kernel) -> Tensor:
         (found,) = relations(pair, MATCHES)
         own = found.diagonal() if pair.graph == "dense" else found[: anchors_of(pair)]
     else:
+        check_one(pair)
         own = kernel.paired(pair["student"].prepared, pair["teacher"].prepared)
     total = frobenius.of_block(own.unsqueeze(-1), torch.ones_like(own).unsqueeze(-1))
     total = pair.held_by.sum(total) if pair.form == "factored" else total

@@ -10,7 +10,8 @@ user-defined function reads the matrices.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from numbers import Integral
+from math import isnan
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -71,6 +72,8 @@ class OwnRule(Rule):
         edges = self.function(student, teacher, kernel)
         if not isinstance(edges, AllPairs | Edges):
             raise RelgraphError(f"a rule returns Edges(edge_index, anchors), got {type(edges).__name__}")
+        if isinstance(edges, Edges):
+            edges.check(len(teacher))
         return edges
 
 
@@ -157,6 +160,16 @@ class Edges(Rule):
         return self
 
     find = __call__
+
+    def check(self, count: int) -> None:
+        """Raise RelgraphError unless each edge joins two of `count` nodes, to an anchor; edges are read back for it."""
+        if self.edge_index.numel() == 0:
+            return
+        (lowest, highest), anchor = self.edge_index.aminmax(), int(self.edge_index[1].max())
+        if int(lowest) < 0 or int(highest) >= count:
+            raise RelgraphError(f"edges must join nodes 0 to {count - 1}, got {int(lowest)} to {int(highest)}")
+        if anchor >= self.anchors:
+            raise RelgraphError(f"edges must lead to anchors 0 to {self.anchors - 1}, got {anchor}")
 
     def pick(self, matrix: Tensor) -> Tensor:
         """Return `matrix[..., anchor, candidate]` of each edge, `(..., N, M) -> (..., E)`."""
@@ -318,7 +331,7 @@ class Nearest(Choosing):
     def __post_init__(self) -> None:
         """Check the arguments that can be checked without data."""
         super().__post_init__()
-        if not isinstance(self.k, Integral):
+        if not isinstance(self.k, Integral) or isinstance(self.k, bool):
             raise RelgraphError(f"k must be a whole number, got {self.k!r}")
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
@@ -352,11 +365,20 @@ class Above(Choosing):
 
     The number of edges depends on the data, so it is read back from the device once a call. If they are found a block
     at a time, at most `limit` edges are allowed.
+
+    Raises:
+        RelgraphError: if the threshold is no number, or `by` is unknown.
     """
 
     threshold: float
     by: Chooser = "teacher"
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the arguments that can be checked without data."""
+        super().__post_init__()
+        if not isinstance(self.threshold, Real) or isnan(self.threshold):
+            raise RelgraphError(f"the threshold must be a number, got {self.threshold!r}")
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return the edges of the pairs above the threshold, from the matrices `(N, N)`."""
@@ -397,7 +419,8 @@ class Given(Rule):
         edges = self.edge_index
         if not isinstance(edges, Tensor):
             raise RelgraphError(f"edge_index must be a tensor (2, E) of integers, got {type(edges).__name__}")
-        if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
+        whole = not (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool)
+        if edges.ndim != 2 or edges.shape[0] != 2 or not whole:
             raise RelgraphError(f"edge_index must be (2, E) of integers, got {tuple(edges.shape)} of {edges.dtype}")
         if edges.numel() == 0:
             raise RelgraphError("edge_index must hold at least one edge, got (2, 0)")
