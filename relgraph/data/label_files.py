@@ -94,18 +94,21 @@ class LabelFiles:
 def meanings(ignored: tuple[int, ...] = (), classes: Mapping[int, int] | None = None) -> NDArray[np.uint8]:
     """Return the class of each number `(256,)`, 255 for none: of those `ignored`, and of those without an entry.
 
-    Without `classes` each number is that of its class.
+    Without `classes` each number is that of its class, or less where numbers below it are ignored: of these there is no
+    class, which nothing would teach.
 
     Raises:
         RelgraphError: if a number that is ignored has not 8 bits.
 
-    >>> meanings((11,))[[10, 11]], meanings(classes={7: 0})[[7, 8]]
-    (array([ 10, 255], dtype=uint8), array([  0, 255], dtype=uint8))
+    >>> meanings((0, 11))[[0, 1, 10, 11]], meanings(classes={7: 0})[[7, 8]]
+    (array([255,   0,   9, 255], dtype=uint8), array([  0, 255], dtype=uint8))
     """
     if wrong := [number for number in ignored if not 0 <= number <= IGNORED]:
         raise RelgraphError(f"numbers that are ignored in labels must be from 0 to 255, got {wrong[0]}")
-    found = np.arange(256, dtype=np.uint8) if classes is None else np.full(256, IGNORED, dtype=np.uint8)
-    for number, label in (classes or {}).items():
+    found = np.full(256, IGNORED, dtype=np.uint8)
+    if classes is None:
+        classes = {number: label for label, number in enumerate(sorted({*range(IGNORED)} - {*ignored}))}
+    for number, label in classes.items():
         found[number] = label
     found[list(ignored)] = IGNORED
     return found

@@ -40,6 +40,11 @@ class PixelFiles:
     classes: tuple[str, ...] | None
     meaning: NDArray[np.uint8]
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The number of each class in a label."""
+        return tuple(str(number) for number, label in enumerate(self.meaning.tolist()) if label != IGNORED)
+
     @classmethod
     def of(
         cls, folder: Path, pairs: Mapping[str, Sequence[tuple[str, str]]], classes: tuple[str, ...] | None,
@@ -72,7 +77,7 @@ def read_pixels(
     present = torch.from_numpy(np.stack([found for _, found in decoded.values()]))
     there = present[:, :IGNORED]
     count = int(there.any(0).nonzero().max()) + 1 if there.any() else 0
-    classes = tuple(map(str, range(count))) if files.classes is None else files.classes
+    classes = files.numbers[:count] if files.classes is None else files.classes
     taught = int(there[0].sum())
     if len(classes) < 2 or (taught < 2 and bool(present[0].any())):
         beside = " beside 255 and numbers of --ignore, which stand for no class: save masks of 0 and 255 as 0 and 1"
@@ -131,7 +136,7 @@ def list_pixel_folder(path: Path, left_out: LeftOut, ignore: tuple[int, ...]) ->
         pairs[split] = [(os.path.relpath(images / name, path), _label(images, labels, name)) for name in names]
     if "test" not in pairs and "val" in pairs:
         pairs["test"] = pairs.pop("val")
-    return PixelFiles.of(path, pairs, class_names(path), meanings(ignore))
+    return PixelFiles.of(path, pairs, class_names(path, ignore), meanings(ignore))
 
 
 def _places(path: Path) -> dict[str, tuple[Path, Path]]:
@@ -167,7 +172,7 @@ def list_pixel_table(file: Path, left_out: LeftOut, ignore: tuple[int, ...]) -> 
         return None
     pairs = {split: [(row.path, _mask(file, row)) for row in rows]
              for split, rows in by_split(list_rows(file, left_out)).items()}  # fmt: skip
-    return PixelFiles.of(file.parent, pairs, class_names(file.parent), meanings(ignore))
+    return PixelFiles.of(file.parent, pairs, class_names(file.parent, ignore), meanings(ignore))
 
 
 def _mask(file: Path, row: Row) -> str:
@@ -182,8 +187,8 @@ def _mask(file: Path, row: Row) -> str:
     return os.path.join(file.parent, path)
 
 
-def class_names(folder: Path) -> tuple[str, ...] | None:
-    """Return the lines of `classes.txt` in a folder, `None` without it.
+def class_names(folder: Path, ignored: tuple[int, ...]) -> tuple[str, ...] | None:
+    """Return the lines of `classes.txt` in a folder, but those of numbers that are ignored; `None` without it.
 
     Raises:
         RelgraphError: if it cannot be read, names a class twice, or has fewer than 2 or more than 255 lines.
@@ -196,4 +201,13 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
     if twice is not None or not 2 <= len(names) <= MOST:
         told = f"{len(names)} lines" if twice is None else f"{twice!r} twice"
         raise RelgraphError(f"{file}: expected the names of 2 to {MOST} classes, one a line, found {told}")
-    return tuple(names)
+    return kept(names, ignored)
+
+
+def kept(names: Sequence[str], ignored: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the classes that `meanings` leaves.
+
+    >>> kept(("void", "road", "sky"), (0, 11))
+    ('road', 'sky')
+    """
+    return tuple(name for number, name in enumerate(names) if number not in ignored)

@@ -166,7 +166,7 @@ class Asked:
         """
         if self.skipped:
             told = f"{len(self.skipped):,} of {count + len(self.skipped):,}"
-            tell(f"skipped {told} that cannot be read as an image", stream=sys.stderr)
+            tell(f"skipped {told} that cannot be read", stream=sys.stderr)
         if count == 0:
             raise RelgraphError("expected images that can be read, found none")
 

@@ -472,7 +472,10 @@ def _check_scores(
     reads = recipe.alpha > 0 or by_method
     if task.of_images or not reads or teacher.scores(classes, task.size):
         return
-    own = "none" if found is None else f"{found[0]} or other names in {teacher.name}"
+    own = "none"
+    if found is not None:
+        count = f"{found[0]} in {teacher.name}"
+        own = count if found[0] != len(classes) else f"{count} of other names or in another order"
     told = "expected a teacher checkpoint:RUN of a run of relgraph train, or another with scores of positions"
     name = recipe.method if by_method else "alpha"
     raise RelgraphError(f"{name} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "

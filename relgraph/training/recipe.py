@@ -471,7 +471,7 @@ class Recipe(BaseRecipe):
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
-        if self.searches and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+        if self.searches and self.chosen_nodes != "positions" and not 1 <= self.neighbours_of_each < self.batch_size:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
 

@@ -41,7 +41,7 @@ def test_files_that_cannot_be_read_do_not_fail_the_others(command: click.Group, 
     assert len(result.stdout.splitlines()) == 17
     first, second, count = result.stderr.splitlines()
     assert first == "none.png: no such file" and second.startswith(f"{bad}: not a readable image (")
-    assert count == "skipped 2 of 18 that cannot be read as an image"
+    assert count == "skipped 2 of 18 that cannot be read"
     result = ended(command, 1, "predict", run, bad, "-o", "o.csv")
     *_, last = result.stderr.splitlines()
     assert last == "Error: expected images that can be read, found none" and not Path("o.csv").exists()

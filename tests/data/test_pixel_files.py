@@ -114,7 +114,10 @@ def test_labels_with_a_palette_are_numbers_and_ignored_ones_are_255(tmp_path: Pa
     data = read(f"folder:{tmp_path}", ignore=(3, 11), test_fraction=0.5)
     assert data.train.classes == ("0", "1", "2")
     assert everything(data.test) == ([[0, 1, 2, 255, 255, 255]],) * 2
+    void = read(f"folder:{tmp_path}", ignore=(0, 11), test_fraction=0.5)  # no class is left that nothing teaches
+    assert void.train.classes == ("1", "2", "3") and everything(void.test) == ([[255, 0, 1, 2, 255, 255]],) * 2
     (tmp_path / "classes.txt").write_text("\n".join("abcdef"))
+    assert read(f"folder:{tmp_path}", ignore=(0, 11), test_fraction=0.5).train.classes == tuple("bcdef")
     assert read(f"folder:{tmp_path}", ignore=(11,)).left_out.notes == ["no training image has the 2 classes: e, f"]
     told = r"0\.png: expected numbers of 6 classes, 0 to 5, or 255, found 11: give --ignore 11 if it stands for"
     beyond = "numbers that are ignored in labels must be from 0 to 255, got 256$"

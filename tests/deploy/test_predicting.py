@@ -48,7 +48,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
     left_out, *lines, count = capsys.readouterr().err.splitlines()
     assert left_out == f"{new}: left out files of other formats (1 .txt)"
     assert lines == [f"{name}: {reason}" for name, reason in found.skipped.items()]
-    assert count == "skipped 3 of 8 that cannot be read as an image"
+    assert count == "skipped 3 of 8 that cannot be read"
     told = "^expected images that can be read, found none$"
     empty = new / "empty"
     empty.mkdir()

@@ -1,7 +1,10 @@
 """Parts of graph pairs and batches of them, which other programs make: read as what they are, or refused."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 import relgraph
 from relgraph.analysis.diagnostics import diagnose
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import STUDENT, TEACHER, adjacency, graph_pair, weights, with_edges
+from relgraph.graph.pair import STUDENT, TEACHER, Form, adjacency, graph_pair, weights, with_edges
 from relgraph.graph.relation import Relation, matching, own_matching
 from relgraph.graph.topology import Above, Edges, Nearest, make_rule
 from tests.checks import assert_refused_like
@@ -65,16 +68,13 @@ def test_a_batch_of_pairs_is_listed_graph_by_graph_and_read_one_at_a_time(tmp_pa
     assert listed[TEACHER].edge_index.shape == (2, 720_000) and int(listed[TEACHER].edge_index.max()) == 1199
     torch.testing.assert_close(adjacency(listed[1]), pearson(teachers[1]))
     told = r"one graph pair is read at a time: expected pair\[i\], got a batch of 2"
-    for count, forms in ((20, ("matrix", "factored", "blocked")), (600, ("matrix",))):
-        for form in forms:
-            pair = graph_pair(students[:, :count], teachers[:, :count], form=form)
-            assert_refused_like(
-                (lambda pair=pair: matching(pair, pearson), told),
-                (lambda pair=pair: own_matching(pair, pearson), told),
-                (lambda pair=pair: relgraph.write_graph(pair, tmp_path / "b.pt"), told),
-            )
-            if form == "matrix":
-                assert_refused_like((lambda pair=pair: adjacency(pair), told), (lambda pair=pair: diagnose(pair), told))
+    cases: list[tuple[int, Form]] = [(20, "matrix"), (20, "factored"), (20, "blocked"), (600, "matrix")]
+    for count, form in cases:
+        pair = graph_pair(students[:, :count], teachers[:, :count], form=form)
+        readers: list[Callable[[], object]] = [partial(matching, pair, pearson), partial(own_matching, pair, pearson)]
+        readers += [partial(adjacency, pair), partial(diagnose, pair)] if form == "matrix" else []
+        for read in (*readers, partial(relgraph.write_graph, pair, tmp_path / "b.pt")):
+            assert_refused_like((read, told))
 
 
 def test_a_factored_pair_is_read_again(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_factored_pair_is_read_again(tmp_path: Path) -> None:
 
 
 def test_edges_of_a_function_join_the_nodes_that_there_are() -> None:
-    def rule(*edges: list[int]) -> object:
+    def rule(*edges: list[int]) -> Any:
         return lambda s, t, kernel: Edges(torch.tensor(edges), 20)
 
     assert_refused_like(
@@ -102,17 +102,21 @@ def test_edges_of_a_function_join_the_nodes_that_there_are() -> None:
 
 def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
     shares = graph_pair(S, T, y=torch.rand(20))
+    array: Any = S.numpy()
+    listed: Any = S.tolist()
+    names: Any = ["a"] * 20
+    text: Any = "x"
     whole = r"edge_index must be \(2, E\) of integers, got \(2, 1\) of torch\."
     assert_refused_like(
-        (lambda: graph_pair(S.numpy(), T.numpy()), "embeddings must be tensors, got ndarray and ndarray"),
-        (lambda: graph_pair(S.tolist(), T), "embeddings must be tensors, got list and Tensor"),
-        (lambda: graph_pair(S, T, y=["a"] * 20), "y must hold numbers, got list"),
+        (lambda: graph_pair(array, array), "embeddings must be tensors, got ndarray and ndarray"),
+        (lambda: graph_pair(listed, T), "embeddings must be tensors, got list and Tensor"),
+        (lambda: graph_pair(S, T, y=names), "y must hold numbers, got list"),
         (
             lambda: relgraph.write_graph(shares, tmp_path / "a.gexf"),
             "y must hold whole numbers to be exported, .*float32",
         ),
         (lambda: Nearest(True), "k must be a whole number, got True"),
-        (lambda: Above("x"), "the threshold must be a number, got 'x'"),
+        (lambda: Above(text), "the threshold must be a number, got 'x'"),
         (lambda: Above(float("nan")), "the threshold must be a number, got nan"),
         (lambda: make_rule(torch.tensor([[True], [False]])), f"{whole}bool"),
         (lambda: make_rule(torch.tensor([[1j], [0]])), f"{whole}complex64"),

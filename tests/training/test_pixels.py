@@ -131,7 +131,7 @@ def test_methods_over_scores_maps_positions_and_pooled_vectors_train(teacher: Pa
         ("cwd", {"method_args": ("nodes=logits",)}),
         ("gram+cirkd+kd+at", {"method_args": MEMORIES}),
         ("ega", {}),
-        ("ega", {"nodes": "positions", "graph": "knn", "k": 2}),
+        ("ega", {"nodes": "positions", "graph": "knn", "k": 8}),  # of an image, more than a batch has images
         ("rkd", {"nodes": "positions", "accumulate": 2}),
         ("seed", {}),
     )
