@@ -223,6 +223,9 @@ def _length(dataset: Any) -> int | None:
 
 
 def _label(label: Any, where: str) -> int:
+    if isinstance(label, Image) or getattr(label, "ndim", 0) > 1:
+        told = "labels of pixels are read from files, as dataset folder:PATH or csv:FILE"
+        raise RelgraphError(f"{where}: expected the label of an image, got a map of them: {told}")
     try:
         number = -1 if label is None else operator.index(label)
     except TypeError:

@@ -201,6 +201,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
         "image 1 of train: expected 3 x 6 x 7 like the first image, found 3 x 5 x 7: give --image-size",
     ),
     ([PIXELS[0], PIXELS[1][..., 0]], "expected 3 x 6 x 7 like the first image, found 1 x 6 x 7$"),
+    (label(np.zeros((8, 8), int)), "1 of train: expected the label of an image, got a map of them: .* folder:PATH"),
     (label(0.5), r"image 1 of train: expected a label of 0 and more, or -1 or None for none, got '0\.5'$"),
     (label(-2), "got '-2'$"),
     (label("cat"), "got 'cat'$"),
