@@ -1,6 +1,7 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -387,7 +388,8 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     The method is called with one batch of zeros, so that errors are raised before the training.
 
     Raises:
-        RelgraphError: for names that are not known, or options, widths or maps that do not fit.
+        RelgraphError: for names that are not known, or options, widths or maps that do not fit, or parts of one image
+            where batch norm needs several.
     """
     torch.manual_seed(recipe.seed)
     data, (channels, _, side) = task.data, task.data.train.images.shape[1:]
@@ -398,6 +400,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     if not (task.of_images or recipe.compares_embeddings):
         dim = None  # a projection that nothing would train
     student = depthwise_in_float32(task.student(backbone, dim).to(memory_format=torch.channels_last))
+    _check_batch_norm(recipe, task, student.backbone, channels)
     head = None if teacher is None else _teacher_head(recipe, teacher, task, dim)
     method = None
     if teacher is not None:
@@ -480,6 +483,20 @@ def _check_scores(
     name = recipe.method if by_method else "alpha"
     raise RelgraphError(f"{name} compares scores of the {len(classes)} classes of {recipe.dataset}: {told}, "
                         f"got {own}")  # fmt: skip
+
+
+def _check_batch_norm(recipe: Recipe, task: Task, backbone: nn.Module, channels: int) -> None:
+    """Raise RelgraphError if a part of a batch is one image, of which batch norm has no statistics over 1 x 1."""
+    processes = task.processes.count
+    images = min(recipe.batch_size, len(task.data.train)) // recipe.accumulate // processes
+    if images > 1 or (processes > 1 and recipe.batch_norm == "sync"):
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            deepcopy(backbone).train()(torch.zeros(1, channels, *task.size))
+    except ValueError as error:
+        told = f"{recipe.student} has batch norm, which takes no statistics of one image ({first_line(error)})"
+        raise RelgraphError(f"{told}: choose a larger batch_size, or a smaller accumulate") from error
 
 
 def _facts(recipe: Recipe, task: Task, student: Student, teacher: Teacher, scores: tuple[int, ...] | None) -> RunFacts:

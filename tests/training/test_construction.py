@@ -51,6 +51,19 @@ def test_slow_layers_of_a_small_student_are_in_float32(make: RecipeMaker) -> Non
     assert equal(states(found), states(build_backbone("mobilenetv2", 3, image_size=8)))
 
 
+def test_batch_norm_that_would_see_one_value_is_refused_before_the_training(make: RecipeMaker) -> None:
+    """torch raises it in the first step; a network whose last maps are larger than 1 x 1 takes parts of one image."""
+    one = make(student="mobilenetv2", method="none", batch_size=4, accumulate=4)
+    told = (
+        "^mobilenetv2 has batch norm, which takes no statistics of one image \\(Expected more than 1 value .*\\): "
+        "choose a larger batch_size, or a smaller accumulate$"
+    )
+    assert_refused_like((lambda: new(one), told))
+    two = new(make(student="mobilenetv2", method="none", batch_size=4, accumulate=2))
+    assert equal(states(two.student), states(new(make(student="mobilenetv2", method="none")).student))
+    assert new(make(method="none", batch_size=4, accumulate=4)).student.training
+
+
 def test_the_parts_of_a_recipe_reach_the_method(make: RecipeMaker) -> None:
     method = new(
         make(method="ega+rkd", kernel="gaussian:0.4", criterion="huber", method_args=("scale=by_mean",))
