@@ -69,10 +69,7 @@ class Diagnostics:
         labels = (labels if spread.local else self.processes.gather(labels))[:count]
         if count > 1:
             self.steps.append(self.step)
-            found = diagnose(pair, kernel, self.k, labels)
-            if count - 1 <= self.k:  # the neighbours are all others, whatever the graph
-                del found["overlap"]
-            self.found.append(found)
+            self.found.append(diagnose(pair, kernel, self.k, labels))
 
     def read(self) -> list[dict[str, float]]:
         """Return a row for each measured step: its `step` in the epoch, counted from 0, and the measures it has."""
