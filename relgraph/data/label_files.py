@@ -82,7 +82,8 @@ class LabelFiles:
         wrong = (values >= self.classes) & (values != IGNORED)
         if wrong.any():
             value = int(np.asarray(found)[wrong][0])
-            told = f"expected numbers of {self.classes} classes, 0 to {self.classes - 1}, or 255, found {value}"
+            known = np.flatnonzero(self.meaning < self.classes)
+            told = f"expected numbers of {self.classes} classes, {known[0]} to {known[-1]}, or 255, found {value}"
             raise RelgraphError(f"{file}: {told}: give --ignore {value} if it stands for no class")
         present = np.unique(values)
         if (size := self.images.image_size) is not None:

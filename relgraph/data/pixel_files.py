@@ -201,13 +201,13 @@ def class_names(folder: Path, ignored: tuple[int, ...]) -> tuple[str, ...] | Non
     if twice is not None or not 2 <= len(names) <= MOST:
         told = f"{len(names)} lines" if twice is None else f"{twice!r} twice"
         raise RelgraphError(f"{file}: expected the names of 2 to {MOST} classes, one a line, found {told}")
-    return kept(names, ignored)
+    return without_ignored(names, ignored)
 
 
-def kept(names: Sequence[str], ignored: tuple[int, ...]) -> tuple[str, ...]:
+def without_ignored(names: Sequence[str], ignored: tuple[int, ...]) -> tuple[str, ...]:
     """Return the names of the classes that `meanings` leaves.
 
-    >>> kept(("void", "road", "sky"), (0, 11))
+    >>> without_ignored(("void", "road", "sky"), (0, 11))
     ('road', 'sky')
     """
     return tuple(name for number, name in enumerate(names) if number not in ignored)

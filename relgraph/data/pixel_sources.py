@@ -17,7 +17,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.label_files import meanings
 from relgraph.data.label_maps import LabelMaps
 from relgraph.data.listing import LeftOut
-from relgraph.data.pixel_files import PixelFiles, kept, read_pixels
+from relgraph.data.pixel_files import PixelFiles, read_pixels, without_ignored
 from relgraph.data.sources import OriginalSplits, Published, Source, original_split, refuse_stream, resize
 from relgraph.errors import RelgraphError
 
@@ -145,7 +145,8 @@ class Voc(PublishedPixels):
 
         read = {split: VOCSegmentation(root, "2012", name) for split, name in (("train", "train"), ("test", "val"))}
         pairs = {split: (found.images, found.masks) for split, found in read.items()}
-        return _files(self.folder(root), pairs, kept(("background", *VOC_CLASSES), self.ignore), meanings(self.ignore))
+        classes = without_ignored(("background", *VOC_CLASSES), self.ignore)
+        return _files(self.folder(root), pairs, classes, meanings(self.ignore))
 
 
 class Pets(PublishedPixels):

@@ -41,7 +41,7 @@ MATCHES: EdgeType = ("teacher", "matches", "student")
 # would be four times as large as the matrix (N = 2,896: 134 MB beside 34).
 LISTED = 512
 # Lists of all pairs that this module made: what tells them from lists of parts, which PyG makes, without reading them.
-LISTS = WeakTensorKeyDictionary()
+OWN_LISTS = WeakTensorKeyDictionary()
 
 # What needs embeddings of one width, and how they get it.
 MATCHING = "matching nodes needs embeddings of one width: project student and teacher to it"
@@ -337,7 +337,7 @@ def _with_own_list(pair: Pair) -> Pair:
     """Give a pair of all pairs a list of its edges that it shares with no other, so that it may be changed in place."""
     listed = [pair[kind] for kind in pair.edge_types if "edge_index" in pair[kind]]
     if listed and pair.graph == "dense":
-        own = _known(listed[0]["edge_index"].clone())
+        own = _noted(listed[0]["edge_index"].clone())
         for store in listed:
             store["edge_index"] = own
     return pair
@@ -355,12 +355,12 @@ def _all_edges(count: int, device: torch.device) -> Tensor:
     """Return the list of all pairs, `(2, N^2)`, anchor by anchor."""
     with torch.inference_mode(False):
         node = torch.arange(count, device=device)
-        return _known(torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)]))
+        return _noted(torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)]))
 
 
-def _known(edges: Tensor) -> Tensor:
-    """Return a list of all pairs, of which is known from now on that it is one, anchor by anchor."""
-    LISTS[edges] = True
+def _noted(edges: Tensor) -> Tensor:
+    """Return a list of all pairs, anchor by anchor, noted as one that this module made."""
+    OWN_LISTS[edges] = True
     return edges
 
 
@@ -411,7 +411,7 @@ def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
     """Return the `weights` of some edge types, by default those of the student's graph and of the teacher's.
 
     Raises:
-        RelgraphError: for a batch of pairs, and where all pairs are no longer all, or not listed, in a part of a pair.
+        RelgraphError: for a batch of pairs, or a part of all pairs that lacks edges or has the matrix of the whole.
     """
     found, kinds = [], kinds or (STUDENT, TEACHER)
     if pair.graph != "dense":
@@ -421,7 +421,7 @@ def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
         store, shape = pair[kind], (len(pair[kind[2]]["x"]), len(pair[kind[0]]["x"]))
         if "adj" in store and store["adj"].shape == shape[::-1]:
             found.append(store["adj"].mT)
-        elif "adj" not in store and store["edge_index"] in LISTS:
+        elif "adj" not in store and store["edge_index"] in OWN_LISTS:
             found.append(store["edge_weight"].view(shape))
         else:  # a list that another program made or changed, which is read back
             found.append(_matrix(store, shape))

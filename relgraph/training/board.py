@@ -100,8 +100,18 @@ def tag(name: str) -> str:
     >>> tag("val_top1"), tag("cross_entropy"), tag("batch"), tag("lr")
     ('val/top1', 'loss/cross_entropy', 'loss/batch', 'run/lr')
     """
+    split = split_of(name)
+    return f"{split}/{name[len(split) + 1 :]}" if split else f"{'run' if name in OF_RUN else 'loss'}/{name}"
+
+
+def split_of(name: str) -> str:
+    """Return the split, or "batch", that a metric's name begins with; empty for the others, such as terms of a loss.
+
+    >>> split_of("val_top1"), split_of("batch")
+    ('val', '')
+    """
     split, _, rest = name.partition("_")
-    return f"{split}/{rest}" if rest and split in SPLITS else f"{'run' if name in OF_RUN else 'loss'}/{name}"
+    return split if rest and split in SPLITS else ""
 
 
 def hyper_parameters(options: Mapping[str, Any], row: Mapping[str, float]) -> list[Any]:

@@ -34,7 +34,7 @@ from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
-from relgraph.training.board import SPLITS, write_projector
+from relgraph.training.board import split_of, write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
@@ -577,8 +577,7 @@ def rehearse(
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
     for name in terms:
-        split, _, rest = name.partition("_")
-        if name in FIGURES or (rest and split in SPLITS):
+        if name in FIGURES or split_of(name):
             told = f"{recipe.method} has a term called {name}, as another figure of a run is"
             raise RelgraphError(f"{told}: expected another name")
     method.train()

@@ -121,8 +121,11 @@ def test_labels_with_a_palette_are_numbers_and_ignored_ones_are_255(tmp_path: Pa
     assert read(f"folder:{tmp_path}", ignore=(11,)).left_out.notes == ["no training image has the 2 classes: e, f"]
     told = r"0\.png: expected numbers of 6 classes, 0 to 5, or 255, found 11: give --ignore 11 if it stands for"
     beyond = "numbers that are ignored in labels must be from 0 to 255, got 256$"
+    others = r"0\.png: expected numbers of 5 classes, 1 to 5, or 255, found 11: give --ignore 11 if it stands for"
     assert_refused_like(
-        (partial(read, f"folder:{tmp_path}"), told), (partial(read, f"folder:{tmp_path}", ignore=(256,)), beyond)
+        (partial(read, f"folder:{tmp_path}"), told),
+        (partial(read, f"folder:{tmp_path}", ignore=(0,)), others),
+        (partial(read, f"folder:{tmp_path}", ignore=(256,)), beyond),
     )
 
 
