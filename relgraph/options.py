@@ -104,9 +104,11 @@ class Option:
         try:
             _adapter(self._plain, tuple(self.bounds.items())).validate_python(value, strict=True)
         except ValidationError as error:
-            if self.bounds and OUT_OF_RANGE & {found["type"] for found in error.errors()}:
-                raise RelgraphError(f"{self.name} must be {self.range}, got {value}") from None
-            raise self._of_another_kind(self.name, value) from None
+            found = OUT_OF_RANGE & {each["type"] for each in error.errors()}
+            if self.bounds and found:
+                finite = "finite and " * ("finite_number" in found)
+                raise RelgraphError(f"{self.name} must be {finite}{self.range}, got {value}") from None
+            raise self._of_another_kind(self.name, value, KINDS | {PAIR: "(HEIGHT, WIDTH)"}) from None
 
     def read(self, given: Any, owner: str = "") -> Any:
         """Return the value that a text, or what a YAML file holds, stands for; `check` tests its range.
@@ -146,8 +148,8 @@ class Option:
         """The kinds that a text can stand for."""
         return tuple(kind for kind in self.kinds if kind in (*KINDS, NoneType) or get_origin(kind) is Literal)
 
-    def _of_another_kind(self, name: str, value: Any) -> RelgraphError:
-        kinds = [KINDS[kind] for kind in self.kinds if kind in KINDS]
+    def _of_another_kind(self, name: str, value: Any, words: Mapping[Any, str] = KINDS) -> RelgraphError:
+        kinds = [words[kind] for kind in self.kinds if kind in words]
         if self.words and isinstance(value, str) and not kinds:
             return unknown(name, value, self.words)
         told = [*kinds, *self.words] if kinds else [", ".join(self.words)]

@@ -68,7 +68,8 @@ def test_numbers_lie_in_their_range() -> None:
         for value in accepted:
             assert getattr(Every(**{name: value}), name) == value
         for value in wrong:
-            assert_refused((partial(Every, **{name: value}), f"{name} must be {words}, got {value}"))
+            finite = "finite and " * (isinstance(value, float) and not math.isfinite(value))
+            assert_refused((partial(Every, **{name: value}), f"{name} must be {finite}{words}, got {value}"))
 
 
 def test_values_of_another_kind_are_told() -> None:
@@ -90,6 +91,8 @@ def test_values_of_another_kind_are_told() -> None:
         ("words", None, "words must be a list of words, got None"),
         ("words", ("a", 3), "words must be a list of words, got ('a', 3)"),
         ("graph", 3, "graph must be a word, got 3"),
+        ("size", "32x48", "size must be a whole number or (HEIGHT, WIDTH), got '32x48'"),
+        ("size", [32, 48], "size must be a whole number or (HEIGHT, WIDTH), got [32, 48]"),
     ]
     assert_refused(*((partial(Every, **{name: value}), told) for name, value, told in cases))
 

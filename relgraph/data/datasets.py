@@ -12,13 +12,12 @@ from torch import Generator, Tensor
 from relgraph.data.decoding import ImageSize
 from relgraph.data.images import SPLITS, ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
-from relgraph.data.sources import Normalisation, OriginalSplits, Source, resized
+from relgraph.data.sources import Normalisation, OriginalSplits, Source, resize_into
 from relgraph.data.unseen import UnseenClasses
 from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
 
 SAMPLE = 10_000  # streamed images that mean and std are taken from
-RESIZED_AT_ONCE = 1_000  # images
 TEST_FRACTION = 0.2
 PURPOSES = {"val": "validation", "test": "testing"}
 
@@ -366,10 +365,7 @@ def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, pool: ImageFiles | N
 def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:
     images = torch.empty(len(train) + len(unlabelled), *train.shape[1:], dtype=torch.uint8)
     images[: len(train)] = train
-    # A part after the other: these are the large ones, and they come from a file.
-    slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
-    for slot, part in zip(slots, parts, strict=True):
-        slot.copy_(part if part.shape == slot.shape else resized(part, (slot.shape[-2], slot.shape[-1])))
+    resize_into(unlabelled, images[len(train) :])
     return images
 
 

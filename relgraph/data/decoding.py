@@ -194,30 +194,58 @@ def fitted(
     image: Image.Image, image_size: ImageSize, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
     """Return an image resized until it just covers a size, and its centre cropped to it."""
-    height, width = pair(image_size)
-    return _middle(covering(_shortened(image, image_size), image_size, resample), width, height)
+    return _cropped(covering(_shortened(image, image_size), image_size, resample), pair(image_size))
 
 
 def covering(
     image: Image.Image, image_size: ImageSize, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
     """Return an image resized until it just covers a size, nothing of it cropped."""
+    height, width = covering_size((image.height, image.width), image_size)
+    return image.resize((width, height), resample)
+
+
+def covering_size(own: tuple[int, int], image_size: ImageSize) -> tuple[int, int]:
+    """Return to what height and width an image of these is resized so that it just covers a size.
+
+    >>> covering_size((64, 64), (16, 32)), covering_size((480, 640), 32)
+    ((32, 32), (32, 43))
+    """
     height, width = pair(image_size)
-    scale = max(Fraction(height, image.height), Fraction(width, image.width))  # exact, as the exported program's is
-    return image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
+    scale = max(Fraction(height, own[0]), Fraction(width, own[1]))  # exact, as the exported program's is
+    return max(height, round(own[0] * scale)), max(width, round(own[1] * scale))
 
 
 def uncovered(image: Image.Image, image_size: ImageSize) -> Image.Image:
     """Return the part of an image that is left of it in `fitted`, at its own resolution."""
-    height, width = pair(image_size)
     image = _shortened(image, image_size)
-    scale = max(height / image.height, width / image.width)
-    return _middle(image, min(image.width, round(width / scale)), min(image.height, round(height / scale)))
+    return _cropped(image, uncovered_size((image.height, image.width), image_size))
 
 
-def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def uncovered_size(own: tuple[int, int], image_size: ImageSize) -> tuple[int, int]:
+    """Return the height and width of the middle that is left of an image of these where it covers a size.
+
+    >>> uncovered_size((64, 64), (16, 32)), uncovered_size((480, 640), 32)
+    ((32, 64), (480, 480))
+    """
+    height, width = pair(image_size)
+    scale = max(height / own[0], width / own[1])
+    return min(own[0], round(height / scale)), min(own[1], round(width / scale))
+
+
+def centre(own: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of the centre, of a height and width, of an image of these.
+
+    >>> centre((32, 64), (32, 32))
+    (slice(0, 32, None), slice(16, 48, None))
+    """
+    top, left = (own[0] - size[0]) // 2, (own[1] - size[1]) // 2
+    return slice(top, top + size[0]), slice(left, left + size[1])
+
+
+def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    rows, columns = centre((image.height, image.width), size)
+    return image.crop((columns.start, rows.start, columns.stop, rows.stop))
 
 
 def _shortened(image: Image.Image, image_size: ImageSize) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relgraph.data.decoding import ImageSize, pair
+from relgraph.data.decoding import ImageSize, centre, covering_size, pair, uncovered_size
 
 IGNORED = 255  # what stands in a map where a pixel has no class
 
@@ -97,9 +97,12 @@ class LabelMaps:
         return replace(self, row=torch.where(labels.to(self.row.device) < 0, -1, self.row))
 
     def resized(self, size: ImageSize) -> "LabelMaps":
-        """Return the maps for images of another size (nearest); their own sizes stay."""
-        maps = torch.nn.functional.interpolate(self.maps[:, None], size=pair(size), mode="nearest-exact")
-        return replace(self, maps=maps[:, 0])
+        """Return the maps for images that cover another size (nearest), cropped alike; own sizes are cropped alone."""
+        height, width = self.maps.shape[1:]
+        covering = covering_size((height, width), size)
+        maps = torch.nn.functional.interpolate(self.maps[:, None], size=covering, mode="nearest-exact")[:, 0]
+        shown = maps[:, *centre(covering, pair(size))].contiguous()
+        return replace(self, maps=shown, original=_Uncovered(self.original, size))
 
     def with_unlabelled(self, count: int) -> "LabelMaps":
         """Return the maps of these images and of `count` images after them that have none."""
@@ -115,6 +118,20 @@ class LabelMaps:
         return LabelMaps(torch.cat([self.maps, others.maps]), torch.cat([self.row, row]),
                          _Two(self.original, others.original, first), torch.cat([self.number, number]),
                          torch.cat([self.sums, others.sums]))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Uncovered:
+    """The middles of maps that are left of their images where these cover a size."""
+
+    whole: Originals
+    size: ImageSize
+
+    def __getitem__(self, number: int, /) -> Tensor:
+        """Return the map of a number."""
+        found = self.whole[number]
+        height, width = found.shape
+        return found[centre((height, width), uncovered_size((height, width), self.size))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,10 @@ def read_pixels(
     absent = [name for name, found in zip(classes, there[0].tolist(), strict=False) if not found]
     if absent:
         word = f"class {absent[0]}" if len(absent) == 1 else f"{len(absent)} classes: {', '.join(absent[:5])}"
-        left_out.notes.append(f"no training image has the {word}{', ...' * (len(absent) > 5)}")
+        told = f"no training image has the {word}{', ...' * (len(absent) > 5)}"
+        # A number far above the others is often one for pixels that are to be ignored.
+        high = f": give --ignore {classes[-1]} if that stands for no class" if len(absent) > taught else ""
+        left_out.notes.append(told + high * (files.classes is None))
     sets = {split: replace(found, classes=classes, maps=maps[split]) for split, found in sets.items()}
     return replace(original, train=sets["train"], test=sets["test"], val=sets.get("val"))
 
@@ -113,7 +116,7 @@ def list_pixel_folder(path: Path, left_out: LeftOut, ignore: tuple[int, ...]) ->
     classes, one a line. A split without its folder of labels is left out, and `val` alone is the test split.
 
     Raises:
-        RelgraphError: if training images, their labels, or one label of an image are missing.
+        RelgraphError: if training images, their labels, or one label of an image are missing, or two images have one.
     """
     places = _places(path)
     if not places:
@@ -130,10 +133,7 @@ def list_pixel_folder(path: Path, left_out: LeftOut, ignore: tuple[int, ...]) ->
     listed = find_images(path, [(places[split][0], "") for split in found], left_out)
     pairs = {}
     for split, names in zip(found, listed, strict=True):
-        images, labels = places[split]
-        if not names:
-            raise RelgraphError(f"{images}: expected images, found none ({looked_for(left_out)})")
-        pairs[split] = [(os.path.relpath(images / name, path), _label(images, labels, name)) for name in names]
+        pairs[split] = _paired(path, *places[split], names, left_out)
     if "test" not in pairs and "val" in pairs:
         pairs["test"] = pairs.pop("val")
     return PixelFiles.of(path, pairs, class_names(path, ignore), meanings(ignore))
@@ -152,12 +152,46 @@ def _places(path: Path) -> dict[str, tuple[Path, Path]]:
     return {"train": (images, labels)}
 
 
+def _paired(path: Path, images: Path, labels: Path, names: Sequence[str], left_out: LeftOut) -> list[tuple[str, str]]:
+    """Return each image of a split within the folder `path`, and the file of its label.
+
+    Raises:
+        RelgraphError: if there is none, an image has no label, or two have the same.
+    """
+    if not names:
+        raise RelgraphError(f"{images}: expected images, found none ({looked_for(left_out)})")
+    of = {}
+    for name in names:
+        label = _label(images, labels, name)
+        if label in of:
+            raise RelgraphError(f"{label}: expected the label of one image, found {of[label]} and {name} in {images}")
+        of[label] = name
+    further = [file for file in _images(labels) if file.lower().endswith(SUFFIX) and file not in of]
+    if further:
+        others = (
+            f"{len(further)} labels without an image in {images}" if len(further) > 1 else "a label without an image"
+        )
+        left_out.notes.append(f"left out {others}: {further[0]}{', ...' * (len(further) > 1)}")
+    return [(os.path.relpath(images / name, path), label) for label, name in of.items()]
+
+
+def _images(folder: Path) -> list[str]:
+    """Return the paths of all image files of a folder, at any depth, in order."""
+    return sorted(os.path.join(inner, name) for inner, _, names in os.walk(folder) for name in names if is_image(name))
+
+
 def _label(images: Path, labels: Path, name: str) -> str:
-    file = os.path.join(labels, os.path.splitext(name)[0] + SUFFIX)
-    if not os.path.isfile(file):
-        told = "put images without labels in a folder of their own, and give it as --unlabelled"
-        raise RelgraphError(f"{file}: expected the label of {images / name}, a PNG of its name, found none: {told}")
-    return file
+    stem = os.path.join(labels, os.path.splitext(name)[0])
+    for suffix in (SUFFIX, SUFFIX.upper()):
+        if os.path.isfile(stem + suffix):
+            return stem + suffix
+    told = f"{stem}{SUFFIX}: expected the label of {images / name}, a PNG of its name, found"
+    near = [file for file in _images(Path(stem).parent) if file.startswith(stem)]
+    if near:
+        advice = "save labels as PNG files with the names of their images, or name them in the column mask of a table"
+        raise RelgraphError(f"{told} {near[0]}: {advice}")
+    advice = "put images without labels in a folder of their own, and give it as --unlabelled"
+    raise RelgraphError(f"{told} none: {advice}")
 
 
 def list_pixel_table(file: Path, left_out: LeftOut, ignore: tuple[int, ...]) -> PixelFiles | None:

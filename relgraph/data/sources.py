@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relgraph.data.decoding import ImageSize, pair
+from relgraph.data.decoding import ImageSize, centre, covering_size, pair
 from relgraph.data.downloads import Archive, State
 from relgraph.data.folders import POOL, Listings, check_memory, list_pool, read_listings, read_pool
 from relgraph.data.images import ImageFiles, ImageSet
@@ -18,6 +18,7 @@ from relgraph.data.tiny_imagenet import list_tiny_imagenet
 from relgraph.errors import RelgraphError
 
 UNLABELLED = "unlabeled_X.bin"  # of STL-10, as it was published
+RESIZED_AT_ONCE = 1_000  # images
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -353,6 +354,8 @@ def refuse_stream(name: str, mode: str) -> None:
 def resize(original: OriginalSplits, size: ImageSize | None) -> OriginalSplits:
     """Return original splits that lie in memory with images, and label maps, of another size; `None` keeps theirs.
 
+    They are resized until they just cover it, and their centre is cropped, as images of files are.
+
     Raises:
         RelgraphError: if they need too much memory.
     """
@@ -367,8 +370,28 @@ def resize(original: OriginalSplits, size: ImageSize | None) -> OriginalSplits:
 
 
 def resized(images: Tensor, size: ImageSize) -> Tensor:
-    """Return uint8 images `(N, C, H, W)` as `(N, C, *size)` uint8 (bicubic, antialiased)."""
-    return torch.nn.functional.interpolate(images, size=pair(size), mode="bicubic", antialias=True)
+    """Return uint8 images `(N, C, H, W)` as `(N, C, *size)`: resized to cover it (bicubic, antialiased), the centre."""
+    found = images.new_empty(*images.shape[:2], *pair(size))
+    resize_into(images, found)
+    return found
+
+
+def resize_into(images: Tensor, slots: Tensor) -> None:
+    """Write uint8 images `(N, C, H, W)` into `slots` `(N, C, h, w)`, resized and cropped as those of `resized`.
+
+    Some at a time: they may come from a file, and what is cropped can be much larger than what is left.
+    """
+    height, width = images.shape[-2:]
+    size = (slots.shape[-2], slots.shape[-1])
+    covering = covering_size((height, width), size)
+    kept = centre(covering, size)
+    for slot, part in zip(torch.split(slots, RESIZED_AT_ONCE), torch.split(images, RESIZED_AT_ONCE), strict=True):
+        whole = part if covering == (height, width) else _interpolated(part, covering)
+        slot.copy_(whole[..., *kept])
+
+
+def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True)
 
 
 CIFAR10_NORMALISATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -5,12 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from relgraph.data.datasets import DataSet, load, together
+from relgraph.data.decoding import fitted
 from relgraph.data.fingerprint import check_unchanged, fingerprint
 from relgraph.data.label_maps import IGNORED, LabelMaps
 from relgraph.data.pixel_sources import ASSETS
@@ -79,12 +81,20 @@ def test_what_is_chosen_moved_or_joined_keeps_its_map(data: DataSet) -> None:
     assert more.rows(torch.arange(2))[1].unique().tolist() == more.own(1).unique().tolist() == [IGNORED]
 
 
-def test_another_size_resizes_images_and_labels_but_not_a_labels_own(data: DataSet) -> None:
+def test_another_size_is_covered_and_its_centre_cropped_as_that_of_files_is(data: DataSet) -> None:
     small = nuclei(image_size=(16, 32))
     assert small.test.images.shape == (125, 1, 16, 32) and data.test.maps is not None and small.test.maps is not None
-    picture = Image.fromarray(data.test.maps.own(7).numpy()).resize((32, 16), Image.Resampling.NEAREST)
-    assert small.test.maps.rows(torch.tensor([7])).flatten().tolist() == list(picture.tobytes())
-    assert torch.equal(small.test.maps.own(7), data.test.maps.own(7))
+    own = data.test.maps.own(7)
+    for whole, found, how in (
+        (data.test.pixels[7, 0], small.test.pixels[7, 0], Image.Resampling.BICUBIC),
+        (own, small.test.maps.rows(torch.tensor([7]))[0], Image.Resampling.NEAREST),
+    ):
+        picture = fitted(Image.fromarray(whole.numpy()), (16, 32), how)
+        off = found.int() - torch.from_numpy(np.asarray(picture).astype(np.int32))
+        assert off.abs().max() <= (1 if how is Image.Resampling.BICUBIC else 0)  # both round to 8 bits
+    # A label of its own size is not resized, and shows what the image shows.
+    assert torch.equal(small.test.maps.own(7), own[16:48])
+    assert torch.equal(nuclei(image_size=32).test.maps.own(7), own)  # type: ignore[union-attr]
 
 
 def test_a_fingerprint_is_of_the_labels_too(data: DataSet) -> None:

@@ -139,6 +139,10 @@ def test_every_fault_is_one_line(tmp_path: Path) -> None:
     faults: tuple[tuple[Callable[[Path], object], str], ...] = (
         (lambda root: (root / "labels/train/1.png").unlink(),
          "labels/train/1.png: expected the label of .*s/train/1.jpg, a PNG of its name, found none: put .*--unl"),
+        (lambda root: (root / "labels/train/1.png").rename(root / "labels/train/1_mask.png"),
+         "train/1.png: expected the label of .*s/train/1.jpg, a PNG of its name, found .*train/1_mask.png: save"),
+        (lambda root: write_image(root / "images/train/1.png", (12, 8)),
+         "labels/train/1.png: expected the label of one image, found 1.jpg and 1.png in .*images/train$"),
         (lambda root: write_label(root / "labels/test/1.png", (8, 12)),
          "labels/test/1.png: expected 12 x 8 pixels like .*images/test/1.jpg, found 8 x 12$"),
         (lambda root: write_image(root / "labels/train/1.png", (12, 8)),
@@ -184,6 +188,30 @@ def test_a_split_without_labels_is_left_out_and_further_images_join(tmp_path: Pa
         assert rows[2] == own[2] == [IGNORED] * 96 and rows[0] != rows[1]
         hidden = int((data.train.labels[:2] < 0).nonzero())
         assert set(rows[hidden]) == {IGNORED} and IGNORED not in own[hidden]
+
+
+def test_a_label_is_a_png_of_any_suffix_and_without_an_image_left_out(tmp_path: Path) -> None:
+    written = write_pairs(layout(tmp_path, "labels", "train", "test"), 2)
+    (tmp_path / "labels/train/1.png").rename(tmp_path / "labels/train/1.PNG")
+    expected = [numbers.flatten().tolist() for numbers in written[str(tmp_path / "images/train")]]
+    assert sorted(everything(read(f"folder:{tmp_path}").train)[0]) == sorted(expected)
+    write_label(tmp_path / "labels/train/2.png")
+    one = f"left out a label without an image: {tmp_path / 'labels/train/2.png'}"
+    assert read(f"folder:{tmp_path}").left_out.notes == [one]
+    write_label(tmp_path / "labels/train/3.png")
+    told = f"left out 2 labels without an image in {tmp_path / 'images/train'}: {tmp_path / 'labels/train/2.png'}, ..."
+    assert read(f"folder:{tmp_path}").left_out.notes == [told]
+
+
+def test_a_number_far_above_the_others_is_told(tmp_path: Path) -> None:
+    write_pairs(layout(tmp_path, "labels", "train", "test"), 2, most=1)
+    file = tmp_path / "labels/train/1.png"
+    numbers = np.array(Image.open(file))
+    numbers[0, 0] = 254
+    Image.fromarray(numbers).save(file)
+    many = "no training image has the 252 classes: 2, 3, 4, 5, 6, ...: give --ignore 254 if that stands for no class"
+    assert read(f"folder:{tmp_path}").left_out.notes == [many]
+    assert read(f"folder:{tmp_path}", ignore=(254,)).train.classes == ("0", "1")
 
 
 def test_images_that_cannot_be_read_are_left_out_with_their_labels(tmp_path: Path) -> None:

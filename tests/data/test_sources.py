@@ -164,7 +164,7 @@ def test_unlabelled_images_are_training_images_without_a_label(stl: Path) -> Non
 
 
 def test_unlabelled_images_are_resized_as_the_others(stl: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr("relgraph.data.datasets.RESIZED_AT_ONCE", 3)
+    monkeypatch.setattr("relgraph.data.sources.RESIZED_AT_ONCE", 3)
     train = load_stl(stl, size=24).train
     pixels = torch.from_numpy(random_images(7, 96, 2))
     expected = torch.nn.functional.interpolate(pixels, size=(24, 24), mode="bicubic", antialias=True)
