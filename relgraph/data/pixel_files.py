@@ -160,7 +160,7 @@ def _paired(path: Path, images: Path, labels: Path, names: Sequence[str], left_o
     """
     if not names:
         raise RelgraphError(f"{images}: expected images, found none ({looked_for(left_out)})")
-    of = {}
+    of = dict[str, str]()
     for name in names:
         label = _label(images, labels, name)
         if label in of:
