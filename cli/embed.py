@@ -1,5 +1,6 @@
 """relgraph embed."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -10,6 +11,7 @@ from relgraph.training.recipe import EMBED_OPTIONS
 
 from .launch import over_devices
 from .options import ALLOW_CODE, recipe_options
+from .running import removing_on_sigterm
 from .show import say
 
 
@@ -83,7 +85,8 @@ def embed(out: str | None, split: Any, devices: int | None, **options: Any) -> N
         if not table and options["views"] == 1:  # told before hours are spent on it
             say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
         try:
-            done: Any = api.embed(out=out or path, split=split, **given)
+            with removing_on_sigterm() if table else nullcontext():  # of a store nothing is to be removed
+                done: Any = api.embed(out=out or path, split=split, **given)
         except KeyboardInterrupt:
             if table:
                 raise

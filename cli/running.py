@@ -54,3 +54,21 @@ def stoppable(command: str, path: Path, *, named: bool) -> Iterator[None]:
         with suppress(OSError):
             for folder in (path, path.parent) if named else ():
                 folder.rmdir()
+
+
+@contextmanager
+def removing_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception, so that files which are not whole yet are removed, with status 143."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # as in a program that runs commands of its own
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what removes the files is not to be stopped
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

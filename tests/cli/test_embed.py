@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
+from relgraph.deploy import vector_table
 from relgraph.networks.vectors import VectorFile
 from relgraph.training import stores as embedding
 from tests.cli.conftest import Failing, Program, check_told, ended
@@ -55,6 +58,21 @@ def test_an_interrupt_says_how_to_go_on(
     assert told == "\nstopped; finished shards are kept, the same command continues\n"
     assert Path("store/shard-00000.npy").exists()
     assert "store: 8 images x 1 view x 64" in program(*args).stdout
+
+
+def test_sigterm_leaves_no_part_of_a_table(command: click.Group, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[str]()
+
+    def blocks(*given: Any) -> Any:
+        found.extend(path.name for path in Path().glob(".*.part"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield
+
+    monkeypatch.setattr(vector_table, "_blocks", blocks)
+    args = ["embed", "--dataset", f"folder:{flat}", "--teacher", "embedded:digits", "-o", "v.npy"]
+    ended(command, 143, *args)
+    assert len(found) == 2 and not list(Path().glob(".*.part")) and not Path("v.npy").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: Path) -> None:
