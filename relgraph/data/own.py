@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
-from relgraph.data.decoding import ImageSize, as_seen, pair, quiet
+from relgraph.data.decoding import ImageSize, as_seen, quiet
 from relgraph.data.folders import SPLITS, check_memory
 from relgraph.data.listing import LeftOut
-from relgraph.data.sources import NoFiles, OriginalSplits, Source, original_split
+from relgraph.data.sources import NoFiles, OriginalSplits, Source, original_split, resized
 from relgraph.errors import RelgraphError
 from relgraph.own_code import telling
 from relgraph.printing import no_bar
@@ -252,7 +252,7 @@ def _pixels(image: Any, image_size: ImageSize | None, where: str) -> Tensor:
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in pixels.shape:
         told = f"expected 1 or 3 channels in (C, H, W), got {tuple(pixels.shape)}"
         raise RelgraphError(f"{where}: {told}")
-    return pixels.contiguous() if image_size is None else _centre(pixels, image_size)
+    return pixels.contiguous() if image_size is None else resized(pixels[None], image_size)[0]
 
 
 def _whole_numbers(image: Tensor, where: str) -> Tensor:
@@ -267,17 +267,6 @@ def _whole_numbers(image: Tensor, where: str) -> Tensor:
             f"{where}: expected floats in [0, 1], {found}: leave out a normalisation, which is done here"
         )
     return (image.float() * 255).round().to(torch.uint8)
-
-
-def _centre(pixels: Tensor, image_size: ImageSize) -> Tensor:
-    """Return an image resized to cover a size and its centre cropped, as `decoding` does with files."""
-    height, width = pair(image_size)
-    scale = max(height / pixels.shape[1], width / pixels.shape[2])
-    size = [max(least, round(length * scale)) for least, length in zip((height, width), pixels.shape[1:], strict=True)]
-    if size != list(pixels.shape[1:]):
-        pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return pixels[:, top : top + height, left : left + width].contiguous()
 
 
 def _common_classes(name: str, parts: Mapping[str, Any], labels: Mapping[str, Tensor]) -> tuple[str, ...]:

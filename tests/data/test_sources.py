@@ -15,8 +15,9 @@ from torchvision import datasets
 
 from relgraph.data.catalogue import PUBLISHED, SOURCES
 from relgraph.data.datasets import DataSet, load
+from relgraph.data.decoding import ImageSize, fitted
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.sources import OriginalSplits
+from relgraph.data.sources import OriginalSplits, resized
 from tests.checks import Intruder, assert_refused_like
 
 Patch = pytest.MonkeyPatch
@@ -249,3 +250,16 @@ def _write(file: Path, content: bytes | None) -> None:
         file.unlink()
     else:
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize("own", [(64, 64), (37, 50), (8, 15), (15, 8), (5, 90), (31, 9)])
+@pytest.mark.parametrize("size", [8, 32, (16, 32), (33, 12), (4, 8)])
+def test_arrays_are_resized_and_cropped_as_files_are(own: tuple[int, int], size: ImageSize) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Of little contrast: what goes beyond 0 and 255 between the two passes is cut, which come in another order in PIL.
+    images = torch.randint(64, 192, (2, 3, *own), dtype=torch.uint8, generator=generator)
+    found = resized(images, size)
+    for image, mine in zip(images, found, strict=True):
+        picture = fitted(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), size)
+        expected = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).astype(np.int32))
+        assert (mine.int() - expected).abs().max() <= 1  # both round to 8 bits
