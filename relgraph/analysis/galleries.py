@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.retrieval import CUTS, retrieval, share
+from relgraph.analysis.retrieval import CUTS, figures_and_nearest, share
 from relgraph.analysis.run_loading import TrainedRun, empty_rows
 from relgraph.data.embeddings import EmbeddingStore, check_complete
 from relgraph.data.images import SPLITS, ImageSet
@@ -176,17 +176,12 @@ def evaluate_gallery(
     report: dict[str, Any] = {"run": str(run.run.path), "gallery": gallery, "split": split, "queries": len(images),
                               "images": len(index.labels), "labels": known, "k": k,
                               "transform": "none" if found is None else found[1]}  # fmt: skip
-    ranked = None
-    if "teacher_teacher" in sides:
-        ranked = nearest_in_gallery(Search(*sides["teacher_teacher"], index.own, progress="teacher"), k)[0]
-    for name in [name for name in sides if name in pairs]:
-        queries, held = sides[name]
-        row = _figures(queries, held, images.true_labels, index, name) if known else {}
-        if ranked is not None:
-            own = name == "teacher_teacher"
-            near = ranked if own else nearest_in_gallery(Search(queries, held, index.own, progress=name), k)[0]
-            row[f"overlap@{k}"] = share(near, ranked)
-        report[name] = row
+    judged = {name: _judged(*side, images.true_labels, index, name, k, known and name in pairs)
+              for name, side in sides.items() if name in (*pairs, "teacher_teacher")}  # fmt: skip
+    ranked = judged["teacher_teacher"][1] if "teacher_teacher" in judged else None
+    for name in [name for name in judged if name in pairs]:
+        row, near = judged[name]
+        report[name] = row if ranked is None else {**row, f"overlap@{k}": share(near, ranked)}
     return report
 
 
@@ -202,10 +197,14 @@ def _sides(student: Tensor, teacher: Rows | None, index: Index, gallery: str) ->
     return sides
 
 
-def _figures(queries: Rows, held: Rows, labels: Tensor, index: Index, name: str) -> dict[str, float]:
-    most = Search(queries, held, index.own).answers
-    cuts = [each for each in CUTS if each <= most]
-    return retrieval(queries, held, labels, index.labels, index.own, cuts, progress=name.replace("_", " in "))
+def _judged(
+    queries: Rows, held: Rows, labels: Tensor, index: Index, name: str, k: int, by_labels: bool
+) -> tuple[dict[str, float], Tensor]:
+    """Return the figures of queries that labels give, if they are asked for, and each query's k nearest images."""
+    search = Search(queries, held, index.own, progress=name.replace("_", " in "))
+    if not by_labels:
+        return {}, nearest_in_gallery(search, k)[0]
+    return figures_and_nearest(search, labels, index.labels, [each for each in CUTS if each <= search.answers], k)
 
 
 def _check_widths(student: Tensor, index: Index, gallery: str) -> None:

@@ -57,16 +57,28 @@ def retrieval(
     >>> {name: round(value, 1) for name, value in found.items()}
     {'recall@1': 0.0, 'recall@2': 75.0, 'mAP': 45.8, 'mAP@R': 0.0}
     """
-    search = Search(queries, gallery, own, junk, block, progress)
+    return figures_and_nearest(Search(queries, gallery, own, junk, block, progress), query_labels, gallery_labels, k)[0]
+
+
+def figures_and_nearest(
+    search: Search, query_labels: Tensor, gallery_labels: Tensor, k: Sequence[int] = CUTS, nearest: int = 0
+) -> tuple[dict[str, float], Tensor]:
+    """Return the figures of `retrieval`, and so many nearest images of each query, `(Q, nearest)`.
+
+    Both are of the same similarities, which are computed once where those of a block of queries fit into memory.
+
+    Raises:
+        RelgraphError: as `retrieval` does, or if there are fewer answers than `nearest`.
+    """
     for each in k:
         search.check_k(each)
-    parts = [_of_queries(ranks, count, k) for _, ranks, count in ranks_of_positives(search, query_labels,
-                                                                                    gallery_labels)]  # fmt: skip
-    rows = torch.cat(parts)
+    parts = [(_of_queries(found.ranks, found.found, k), found.nearest)
+             for found in ranks_of_positives(search, query_labels, gallery_labels, nearest)]  # fmt: skip
+    rows, neighbours = (torch.cat(each) for each in zip(*parts, strict=True))
     if len(rows) == 0:
         raise RelgraphError(f"none of {len(query_labels)} queries has an image of its label in the gallery")
     names = [*(f"recall@{each}" for each in k), "mAP", "mAP@R"]
-    return dict(zip(names, (100 * rows.mean(0)).tolist(), strict=True))
+    return dict(zip(names, (100 * rows.mean(0)).tolist(), strict=True)), neighbours
 
 
 def _of_queries(ranks: Tensor, count: Tensor, k: Sequence[int]) -> Tensor:

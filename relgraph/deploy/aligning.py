@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from relgraph.analysis.retrieval import retrieval, share
+from relgraph.analysis.retrieval import figures_and_nearest, share
 from relgraph.analysis.run_loading import IMAGES_AT_ONCE, TrainedRun
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.images import ImageSet
@@ -190,24 +190,24 @@ def _figures(
     if pair.student.shape == pair.teacher.shape:
         asked = {"teacher's index, before": transform(pair.student), **asked}
     asked |= {"own index, after": after, "teacher itself": gallery}
-    each, k = torch.arange(len(gallery)), neighbours_among(len(gallery))
-    ranked = nearest_in_gallery(Search(gallery, gallery, each), k)[0]
-    found = {}
-    for name, queries in asked.items():
-        own = queries if name.startswith("own") else gallery
-        near = ranked if queries is gallery else nearest_in_gallery(Search(queries, own, each), k)[0]
-        found[name] = {**_of_labels(queries, own, labels), f"overlap@{k}": share(near, ranked)}
+    k = neighbours_among(len(gallery))
+    judged = {name: _judged(queries, queries if name.startswith("own") else gallery, labels, k)
+              for name, queries in asked.items()}  # fmt: skip
+    ranked, found = judged["teacher itself"][1], {}
+    for name, (figures, near) in judged.items():
+        found[name] = {**figures, f"overlap@{k}": share(near, ranked)}
         if name.startswith("teacher's"):
-            found[name]["cosine"] = float(torch.cosine_similarity(queries, gallery).mean())
+            found[name]["cosine"] = float(torch.cosine_similarity(asked[name], gallery).mean())
     return found
 
 
-def _of_labels(queries: Tensor, gallery: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return how well queries find images of their label; nothing where no two images have one."""
+def _judged(queries: Tensor, gallery: Tensor, labels: Tensor, k: int) -> tuple[dict[str, float], Tensor]:
+    """Return how well queries find images of their label, nothing where no two have one, and the k nearest of each."""
+    search = Search(queries, gallery, torch.arange(len(queries)))
     if not bool((labels[labels >= 0].bincount() > 1).any()):
-        return {}
-    found = retrieval(queries, gallery, labels, labels, torch.arange(len(queries)), [1])
-    return {name: found[name] for name in ("recall@1", "mAP")}
+        return {}, nearest_in_gallery(search, k)[0]
+    found, near = figures_and_nearest(search, labels, labels, [1], k)
+    return {name: found[name] for name in ("recall@1", "mAP")}, near
 
 
 def _notes(student: PlainStudent, transform: VectorTransform) -> list[str]:

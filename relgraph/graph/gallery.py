@@ -113,16 +113,26 @@ def nearest_in_gallery(search: Search, k: int) -> tuple[Tensor, Tensor]:
     search.check_k(k)
     found = []
     for which in search.blocks():
-        weights = neighbours = None
+        nearest = _NearestSoFar(which, k)
         for first, tile in search.tiles(which):
-            if weights is None or neighbours is None:
-                weights = tile.new_full((len(tile), k), float("-inf"))
-                neighbours = torch.zeros_like(weights, dtype=torch.long)
-            keep_nearest(weights, neighbours, tile, first)
-        assert weights is not None and neighbours is not None
-        found.append((neighbours, weights))
+            nearest.update(first, tile)
+        found.append((nearest.neighbours, nearest.weights))
     neighbours, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
     return neighbours, weights
+
+
+class _NearestSoFar:
+    """The k nearest images of some queries in the blocks of the gallery that were seen, `(B, k)`; k may be 0."""
+
+    def __init__(self, which: slice, k: int) -> None:
+        self.neighbours = torch.zeros(which.stop - which.start, k, dtype=torch.long)
+        self.weights = torch.full(self.neighbours.shape, float("-inf"))
+
+    def update(self, first: int, tile: Tensor) -> None:
+        """Look at the similarities to the images from `first` on, which come after all that were seen."""
+        if self.weights.shape[1]:
+            self.weights, self.neighbours = self.weights.to(tile.device), self.neighbours.to(tile.device)
+            keep_nearest(self.weights, self.neighbours, tile, first)
 
 
 class Ranks(NamedTuple):
@@ -132,24 +142,30 @@ class Ranks(NamedTuple):
         which: The queries.
         ranks: Ascending, `(B, P)`; behind the last one of a query infinity.
         found: Number of positives of each query, `(B,)`.
+        nearest: The positions of its k nearest answers, as `nearest_in_gallery` has them, `(B, k)`.
     """
 
     which: slice
     ranks: Tensor
     found: Tensor
+    nearest: Tensor
 
 
 @torch.no_grad()
-def ranks_of_positives(search: Search, query_labels: Tensor, gallery_labels: Tensor) -> Iterator[Ranks]:
+def ranks_of_positives(search: Search, query_labels: Tensor, gallery_labels: Tensor, k: int = 0) -> Iterator[Ranks]:
     """Yield the ranks of the images of each query's label among its answers, a block of queries at a time.
+
+    With a `k` also its k nearest answers, of the same similarities.
 
     A rank counts the answers that are nearer, and the equally near ones at lower positions: each block of the gallery
     is looked at twice, for the similarities of the positives, and for what is before them; of a large gallery it is
     read twice. A negative label is unknown, and is no positive of any.
 
     Raises:
-        RelgraphError: if labels are not one for each query and image of the gallery.
+        RelgraphError: if labels are not one for each query and image of the gallery, or there are fewer than k answers.
     """
+    if k:
+        search.check_k(k)
     expected = (len(search.queries),), (len(search.gallery),)
     if (query_labels.shape, gallery_labels.shape) != expected:
         shapes = f"{tuple(query_labels.shape)} and {tuple(gallery_labels.shape)}"
@@ -160,11 +176,12 @@ def ranks_of_positives(search: Search, query_labels: Tensor, gallery_labels: Ten
         few = (which.stop - which.start) * len(search.gallery) <= KEPT
         kept = list(search.tiles(which)) if few else None
         similarity, place, count = _positives(kept or search.tiles(which), query_labels[which], gallery_labels)
-        before = torch.zeros_like(place)
+        before, nearest = torch.zeros_like(place), _NearestSoFar(which, k)
         for first, tile in kept or search.tiles(which):
             before += _nearer(tile, first, similarity, place)
+            nearest.update(first, tile)
         ranks = torch.where(place >= 0, 1.0 + before.double(), torch.inf)
-        yield Ranks(which, ranks.sort(dim=1).values, count)
+        yield Ranks(which, ranks.sort(dim=1).values, count, nearest.neighbours)
 
 
 def _positives(

@@ -42,7 +42,9 @@ def test_nearest_and_ranks_are_those_of_a_loop() -> None:
                 nearest, similarity = nearest_in_gallery(search, 9)
                 assert nearest.tolist() == [order[:9] for order in orders]
                 assert bool((similarity.diff(dim=1) <= 0).all())
-                found = [row for part in ranks_of_positives(search, asked, held) for row in rows_of(part)]
+                parts = [*ranks_of_positives(search, asked, held, 9)]
+                assert torch.equal(torch.cat([part.nearest for part in parts]), nearest)
+                found = [row for part in parts for row in rows_of(part)]
                 classes = held.tolist()
                 expected = [
                     [rank for rank, j in enumerate(order, start=1) if classes[j] == label >= 0]
@@ -80,7 +82,9 @@ def test_positives_are_held_for_few_queries_at_a_time(monkeypatch: pytest.Monkey
     whole = [*ranks_of_positives(Search(queries, gallery, own), asked, held)]
     monkeypatch.setattr(module, "POSITIVES", 20)
     monkeypatch.setattr(module, "KEPT", 0)  # what does not fit is computed twice
-    parts = [*ranks_of_positives(Search(queries, gallery, own), asked, held)]
+    parts = [*ranks_of_positives(Search(queries, gallery, own), asked, held, 4)]
+    nearest = nearest_in_gallery(Search(queries, gallery, own), 4)[0]
+    assert torch.equal(torch.cat([part.nearest for part in parts]), nearest)
     assert len(whole) == 1 and len(parts) > 5
     assert [row for part in parts for row in rows_of(part)] == rows_of(whole[0])
 
@@ -106,6 +110,7 @@ def test_a_gallery_is_read_in_blocks_alone() -> None:
         nearest, ranks = nearest_in_gallery(search, 4)[0], [*ranks_of_positives(search, asked, held)]
         assert nearest.tolist() == nearest_in_gallery(Search(queries, gallery, own), 4)[0].tolist()
         assert sum(len(part.found) for part in ranks) == 23
+        assert all(part.nearest.shape == (len(part.found), 0) for part in ranks)
 
 
 def test_what_does_not_fit_is_refused_in_one_line() -> None:
@@ -123,5 +128,6 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
         (lambda: Search(queries, gallery, own, torch.ones(2, 2)), "junk must be (23, 37) bool, got (2, 2) torch.floa…"),
         (lambda: nearest_in_gallery(search, 37), f"k must be between 1 and {told}, 36, got 37"),
         (lambda: nearest_in_gallery(Search(queries, gallery), 0), f"k must be between 1 and {told}, 37, got 0"),
+        (lambda: [*ranks_of_positives(search, asked, held, 37)], f"k must be between 1 and {told}, 36, got 37"),
         (lambda: [*ranks_of_positives(search, asked, held[1:])], "labels must be one for each query and image of the…"),
     )
