@@ -151,7 +151,7 @@ def one_run(options: dict[str, Any], path: Path, clock: Callback) -> dict[str, A
     result = trained(options, path, [clock])
     curve = [row["val_top1"] for row in RunDirectory(path).read_metrics()]
     return {"test_top1": result["test"]["last"]["top1"], "val_top1": curve[-1], "curve": curve, "run": str(path),
-            "images_per_s": result["images_per_s"]}  # fmt: skip
+            "images_per_s": result["images_per_s"], "precision": result["precision"]}  # fmt: skip
 
 
 def chosen(runs: Runs, methods: list[str]) -> dict[str, float]:
@@ -281,12 +281,13 @@ def remaining(found: Runs, methods: list[str], shares: list[float], noisy_epochs
 @click.option("--shares", default="1,0.1,0.01", show_default=True)
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(min=4))
 @click.option("--noisy-epochs", default=4, show_default=True, type=click.IntRange(min=0), help="0: no wrong labels.")
+@click.option("--precision", help="In place of the configuration's, on a processor without bf16; a run tells its own.")
 @click.option("--minutes", default=600.0, show_default=True, help="The script stops after that many.")
 @click.option("--runs", "folder", default="runs/label-map", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", default="experiments/results/label_map.json", type=click.Path(path_type=Path))
 @click.option("--draw", "picture", type=click.Path(path_type=Path), help="Draw and print what is there; no training.")
-def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epochs: int, minutes: float, folder: Path,
-         out: Path, picture: Path | None) -> None:  # fmt: skip
+def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epochs: int, precision: str | None,
+         minutes: float, folder: Path, out: Path, picture: Path | None) -> None:  # fmt: skip
     if picture is not None:
         report = json.loads(out.read_text(encoding="utf-8"))
         draw(report, picture)
@@ -301,6 +302,8 @@ def main(config: Path | None, methods: str, shares: str, epochs: int, noisy_epoc
     numbers = [of_text[share] for share in shares.split(",")]
     told = {"options": options, "noisy_epochs": noisy_epochs, "methods": METHODS, "noisy": NOISY}
     found: Runs = known(out, told)
+    if precision is not None:  # after what is told: those of another precision stand beside the others
+        options = {**options, "precision": precision}
     try:
         while (todo := remaining(found, names, numbers, noisy_epochs)) and time.monotonic() < end:
             run = todo[0]
