@@ -3,6 +3,7 @@
 Methods and recipes have them. Python, YAML files and the command line read the same ones; pydantic checks the values.
 """
 
+import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -104,9 +105,8 @@ class Option:
         try:
             _adapter(self._plain, tuple(self.bounds.items())).validate_python(value, strict=True)
         except ValidationError as error:
-            found = OUT_OF_RANGE & {each["type"] for each in error.errors()}
-            if self.bounds and found:
-                finite = "finite and " * ("finite_number" in found)
+            if self.bounds and OUT_OF_RANGE & {found["type"] for found in error.errors()}:
+                finite = "finite and " * (value == math.inf and not {"below", "most"} & self.bounds.keys())
                 raise RelgraphError(f"{self.name} must be {finite}{self.range}, got {value}") from None
             raise self._of_another_kind(self.name, value, KINDS | {PAIR: "(HEIGHT, WIDTH)"}) from None
 

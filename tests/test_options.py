@@ -57,7 +57,7 @@ class Inheriting(Every):
 def test_numbers_lie_in_their_range() -> None:
     """A number is finite, whatever its range."""
     ranges: tuple[tuple[str, list[Any], list[Any], str], ...] = (
-        ("tau", [1e-9, 1, 1e9], [0, 0.0, -1.0, math.nan, math.inf], "above 0"),
+        ("tau", [1e-9, 1, 1e9], [0, 0.0, -1.0, math.nan, -math.inf], "above 0"),
         ("share", [0, 0.999], [-1, 1, math.nan, math.inf], "at least 0 and below 1"),
         ("ratio", [None, 0, 1], [-0.1, 1.1, math.nan], "at least 0 and at most 1"),
         ("size", [None, 1, (1, 2)], [0, (0, 2)], "at least 1"),
@@ -68,8 +68,11 @@ def test_numbers_lie_in_their_range() -> None:
         for value in accepted:
             assert getattr(Every(**{name: value}), name) == value
         for value in wrong:
-            finite = "finite and " * (isinstance(value, float) and not math.isfinite(value))
-            assert_refused((partial(Every, **{name: value}), f"{name} must be {finite}{words}, got {value}"))
+            assert_refused((partial(Every, **{name: value}), f"{name} must be {words}, got {value}"))
+
+
+def test_infinity_is_told_where_the_range_does_not_exclude_it() -> None:
+    assert_refused((partial(Every, tau=math.inf), "tau must be finite and above 0, got inf"))
 
 
 def test_values_of_another_kind_are_told() -> None:

@@ -699,7 +699,8 @@ def test_a_value_out_of_range_and_an_unknown_word_are_refused(name: str) -> None
         wrong = (-1, *fractions, *((1.5,) if words.endswith("most 1") else (1,) if words.endswith("below 1") else ()))
         for value in wrong:
             call = partial(METHODS[name].for_run, RUN, **{key: value})
-            assert_refused((call, f"{key} must be {words}, got {value}"))
+            finite = "finite and " * (value == math.inf and "most" not in words and "below" not in words)
+            assert_refused((call, f"{key} must be {finite}{words}, got {value}"))
     words_of = {key: item.words for key, item in options.items() if item.words and key != "graph"}
     for key, known in words_of.items():
         message = f"unknown {key} 'dnse'"

@@ -99,7 +99,8 @@ def test_values_out_of_range() -> None:
     for name, least in LEAST.items():
         for value in [least - 1, *([math.nan, math.inf] if isinstance(least, float) else [])]:
             most = " and at most 2147483647" if name == "seed" else ""
-            refused(f"{name} must be at least {least:g}{most}, got {value}", Recipe, **{name: value})
+            finite = "finite and " * (value == math.inf)
+            refused(f"{name} must be {finite}at least {least:g}{most}, got {value}", Recipe, **{name: value})
     for value in (0.0, -1.0, math.nan):
         for name in ("temperature", "clip_norm"):
             refused(f"{name} must be above 0, got {value}", Recipe, **{name: value})
