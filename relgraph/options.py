@@ -100,7 +100,7 @@ class Option:
         """
         from pydantic import ValidationError
 
-        if self._plain != self.kinds and not isinstance(value, (bool, int, float, str, NoneType)):
+        if not self.of_plain_kinds and not isinstance(value, (bool, int, float, str, NoneType)):
             return
         try:
             _adapter(self._plain, tuple(self.bounds.items())).validate_python(value, strict=True)
@@ -131,6 +131,11 @@ class Option:
             return _adapter(self._plain, ()).validate_python(text)
         except ValidationError:
             raise self._of_another_kind(f"{self.name} of {owner}" if owner else self.name, given) from None
+
+    @property
+    def of_plain_kinds(self) -> bool:
+        """Whether a text can stand for any of its values: no rules, tensors or objects are among them."""
+        return self._plain == self.kinds
 
     @property
     def words(self) -> list[str]:
@@ -192,13 +197,23 @@ def _read_options(cls: Any) -> dict[str, Option]:
 
 
 def check_options(owner: Any) -> None:
-    """Check every option of an object.
+    """Check every option of an object; numbers of numpy and torch become Python's, which can be written down.
 
     Raises:
         RelgraphError: for the first value that is of another kind or out of range.
     """
     for name, item in options_of(type(owner)).items():
-        item.check(getattr(owner, name))
+        value = getattr(owner, name)
+        item.check(value)
+        given = value if isinstance(value, tuple) else (value,)
+        if item.of_plain_kinds and any(map(_is_foreign, given)):
+            plain = tuple(each.item() if _is_foreign(each) else each for each in given)
+            object.__setattr__(owner, name, plain if isinstance(value, tuple) else plain[0])  # of a frozen dataclass
+
+
+def _is_foreign(value: Any) -> bool:
+    """Return whether a value is a number of numpy, or a tensor of one."""
+    return callable(getattr(value, "item", None))
 
 
 def check_names(cls: type, names: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -105,6 +106,13 @@ def test_what_is_of_its_kind_is_kept_as_it_is() -> None:
     kept = {"tau": 1, "side": "right", "most": 0.5, "steps": (1, 2), "means": (1, 0.5), "words": ("a",), "graph": edges}
     made = Every(**kept)  # type: ignore[arg-type]
     assert all(getattr(made, name) is value for name, value in kept.items())
+
+
+def test_numbers_of_numpy_and_torch_become_plain_ones() -> None:
+    """As of a loop over `np.linspace`; they could not be written into a recipe, or read again."""
+    made = Every(tau=np.float32(0.5), ratio=np.float64(0.25), means=(np.float64(0.5), 1.0), share=torch.tensor(0.5))  # type: ignore[arg-type]
+    found = (made.tau, made.ratio, *made.means, made.share)
+    assert found == (0.5, 0.25, 0.5, 1.0, 0.5) and {type(value) for value in found} == {float}
 
 
 def test_texts_are_read_as_the_kind_of_the_option() -> None:

@@ -728,7 +728,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
     if chosen.get("optimiser") == "adamw":
-        chosen = {"lr": 1e-3, "teacher_lr": 1e-3, **chosen}  # SGD's defaults are too large for it
+        rates = {"lr": 1e-3, "teacher_lr": 1e-3}  # SGD's are too large for it, those of a preset as well
+        chosen = {**rates, **chosen} if own.get("optimiser") == "adamw" else {**chosen, **rates, **given}
     if chosen.get("scope") == "dataset" and chosen.get("refine") is not None:
         chosen = {"teacher_lr": 1e-3, **chosen}  # head and refinement diverge at more: seeds are few and share classes
     if "epochs" in given and "milestones" not in given:

@@ -320,3 +320,10 @@ def test_the_published_augmentation() -> None:
     ):
         given = {"method": method, "dataset": dataset, "augment": augment, **TEACHER}
         assert resolve(given).augmentation == expected
+
+
+def test_adamw_has_rates_of_its_own_under_a_preset_of_sgd() -> None:
+    given = {"dataset": "cifar100", "teacher": "timm:resnet18", "optimiser": "adamw"}
+    found = resolve(given, "ega")
+    assert (found.lr, found.teacher_lr) == (1e-3, 1e-3) != (resolve({**given, "optimiser": "sgd"}, "ega").lr, 1e-3)
+    assert resolve({**given, "lr": 0.02}, "ega").lr == 0.02
