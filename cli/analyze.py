@@ -22,7 +22,8 @@ OF_GRAPH = (
 @click.command()
 @RUN_OR_STORE
 @click.option("--split", type=SPLITS, help="Of a RUN. [default: test]")
-@click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
+@click.option("--k", type=click.IntRange(min=1),
+              help="Neighbours of each image. [default: 10, or as many as there are]")  # fmt: skip
 @FIRST
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search for communities.")
 @click.option("--search", type=click.Choice(["blocks", "faiss"]),

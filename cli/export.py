@@ -34,7 +34,7 @@ from .show import say
 @click.option("--diff", is_flag=True, help="Only the edges on which the two disagree, one node for an image.")
 @click.option("--graph", type=click.Choice(["knn", "dense", "threshold"]), default="knn", show_default=True,
               help="Which pairs are edges.")  # fmt: skip
-@click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each node.")
+@click.option("--k", type=int, help="Neighbours of each node. [default: 8, or as many as there are]")
 @click.option("--threshold", type=float, default=0.5, show_default=True,
               help="Least magnitude of an edge's correlation.")  # fmt: skip
 @click.option("--neighbours", type=click.Choice(["teacher", "student", "union", "mutual"]),

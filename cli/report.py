@@ -15,7 +15,7 @@ from .show import say
               show_default=True, help="File to write: a new one, or a report of before.")  # fmt: skip
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
 @FIRST
-@click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
+@click.option("--k", type=int, help="Neighbours of each image. [default: 8, or as many as there are]")
 @source_option("teacher")
 @own_code_options
 def report(runs: tuple[Path, ...], output: Path, **options: Any) -> None:

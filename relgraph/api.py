@@ -39,10 +39,12 @@ from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_ve
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_empty, check_new, replacing
 from relgraph.graph.pair import MATCHES, Pair, Texts
+from relgraph.graph.search import chosen_k
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
 from relgraph.networks.plain import PlainStudent, is_aligned, write_unaligned
+from relgraph.options import check_whole
 from relgraph.own_code import Own, permitting
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
@@ -59,6 +61,10 @@ ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "
 STUDENT_FORMATS = ("onnx", "pt2", "safetensors", "hub")
 Given = Mapping[str, Any]
 AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
+OF_COMMANDS = {
+    "config": "read the file, and give its options",
+    "devices": "torchrun --nproc-per-node N starts the script on each",
+}
 
 
 class Run:
@@ -230,6 +236,10 @@ def _trained(
     out: str | Path | None, resume: str | Path | None, callbacks: Sequence[Callback], allow_code: bool,
 ) -> Run:  # fmt: skip
     """Train by a new recipe, or by that of the run to resume, beside which only code of one's own is given."""
+    _check_of_python(options)
+    for name, path in (("out", out), ("resume", resume)):
+        if not isinstance(path, (str, os.PathLike, NoneType)):
+            raise RelgraphError(f"{name} must be the path of a run, got {path!r}")
     with _permitted(options, allow_code):
         others = [name for name, spec in options.items() if name not in AGAIN or not _is_own(spec)]
         if resume is not None and others:
@@ -237,6 +247,12 @@ def _trained(
         recipe = new() if resume is None else stored(RunDirectory.open(Path(resume)), options)
         path = Path(resume or out or free_name(Path("runs"), recipe))
         return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+
+
+def _check_of_python(options: Given) -> None:
+    for name, instead in OF_COMMANDS.items():
+        if name in options:
+            raise RelgraphError(f"{name} is an option of the command line alone: {instead}")
 
 
 def run_recipe(
@@ -302,6 +318,8 @@ def embed(
     Raises:
         RelgraphError: for options that do not fit, or data or weights that cannot be read.
     """
+    check_whole(views=views, batch_size=batch_size)
+    _check_of_python(options)
     with _permitted(options, allow_code), caller_kept():
         recipe = resolve(options)
         if is_table(out, split, views=views, dtype=dtype, seed=seed, index_transform=index_transform):
@@ -341,8 +359,7 @@ def predict(
     """
     path = None if out is None else Path(out)
     form = format_of(path, format)
-    if top < 1 or batch_size < 1:
-        raise RelgraphError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+    check_whole(top=top, batch_size=batch_size)
     if path is not None:
         check_new(path)
     student = _student(run, allow_code, given)
@@ -442,8 +459,7 @@ def query(
             image can be read, or the page cannot be written.
     """
     path = None if html is None else Path(html)
-    if k < 1 or batch_size < 1:
-        raise RelgraphError(f"k and batch_size must be at least 1, got {k} and {batch_size}")
+    check_whole(k=k, batch_size=batch_size)
     if path is not None:
         check_new(path)
     asked = _asked("query", images, batch_size, workers, device)
@@ -481,6 +497,7 @@ def evaluate(
     Raises:
         RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
+    check_whole(k=k)
     with _reopened(run, allow_code, given) as again:
         opened = again._opened
         report: dict[str, Any] = {"run": str(again.path)}
@@ -500,7 +517,7 @@ def evaluate(
 
 
 def analyze(
-    run: Run | str | Path, split: Split | None = None, *, k: int = 10, first: int | None = None, seed: int = 0,
+    run: Run | str | Path, split: Split | None = None, *, k: int | None = None, first: int | None = None, seed: int = 0,
     search: Literal["blocks", "faiss"] | None = None, source: Source = "teacher", out: str | Path | None = None,
     allow_code: bool = False, **given: Any,
 ) -> dict[str, Any]:  # fmt: skip
@@ -510,7 +527,7 @@ def analyze(
         run: The run, or its directory; or a store of `relgraph.embed`, or a table of vectors, `.npy` or `.parquet`,
             whose graph is analysed alone, the teacher's.
         split: Split of a run's data set, "test" if not given.
-        k: Neighbours of each image.
+        k: Neighbours of each image; 10, or as many as fewer images have, if not given.
         first: Only so many images of the split, drawn evenly over its classes; the same ones each time.
         seed: Of the search for communities.
         search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
@@ -524,6 +541,7 @@ def analyze(
     Raises:
         RelgraphError: if the run or the store cannot be opened, there are too few images, or the file is another's.
     """
+    check_whole(k=k, first=first)
     if out is not None:
         check_summary(Path(out))
     if (stored := _stored(run)) is not None:
@@ -557,7 +575,7 @@ def export(
     run: Run | str | Path, output: str | Path, *, format: ExportFormat | None = None, with_preprocessing: bool = False,
     int8: bool = False, licence: str | None = None,
     split: Splits | None = None, first: int | None = None, side: Side | None = None, source: Source | None = None,
-    graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5, neighbours: Chooser | None = None,
+    graph: SplitGraph = "knn", k: int | None = None, threshold: float = 0.5, neighbours: Chooser | None = None,
     attributes: Sequence[str] | None = None, layout: Layout | None = None, thumbnails: bool = False,
     allow_code: bool = False, **given: Any,
 ) -> Exported:  # fmt: skip
@@ -586,7 +604,7 @@ def export(
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or, of a pair if not given, which
             matches nodes of one width, the run's projection; with "student" there is the student's graph alone.
         graph: Which pairs are edges.
-        k: Neighbours of each node.
+        k: Neighbours of each node; 8, or as many as fewer images have, if not given.
         threshold: Least magnitude of an edge's correlation.
         neighbours: Who chooses the edges; the side if not given, the teacher for the pair.
         attributes: What nodes carry (see `relgraph.to_networkx`).
@@ -600,6 +618,7 @@ def export(
         RelgraphError: if the run cannot be opened, an option does not fit, the student cannot be exported or is not the
             same in what was written, or that cannot be written.
     """
+    check_whole(k=k, first=first)
     name = _format(output, format)
     of_graph: dict[str, Any] = {
         "split": split, "first": first, "side": side, "source": source, "graph": graph, "k": k, "threshold": threshold,
@@ -686,9 +705,10 @@ def _nodes(run: Run | str | Path, options: dict[str, Any], allow_code: bool, giv
 
 
 def _export_graph(
-    nodes: NodeSet, output: Path, name: str, *, side: Side, graph: SplitGraph, k: int, threshold: float,
+    nodes: NodeSet, output: Path, name: str, *, side: Side, graph: SplitGraph, k: int | None, threshold: float,
     neighbours: Chooser | None, attributes: Sequence[str] | None, layout: Layout | None, thumbnails: bool,
 ) -> Exported:  # fmt: skip
+    k = chosen_k(k, 8, len(nodes.index))
     pair = pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
     measure(pair, attributes or (), k)
     if name != "pt":
@@ -723,7 +743,7 @@ def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str
 
 def report(
     runs: Run | str | Path | Sequence[Run | str | Path], output: str | Path = "report.html", *,
-    split: Split | None = None, first: int | None = None, k: int = 8, source: Source = "teacher",
+    split: Split | None = None, first: int | None = None, k: int | None = None, source: Source = "teacher",
     allow_code: bool = False, **given: Any,
 ) -> Path:  # fmt: skip
     """Write one HTML page on one run or several, which opens offline and loads nothing else, and return its path.
@@ -733,7 +753,7 @@ def report(
         output: File to write: a new one, or a report of before.
         split: Split of the first run that trained a student; "test", or "train" where there are no test images.
         first: Only so many of its images, drawn evenly over its classes; the same ones each time.
-        k: Neighbours of each image.
+        k: Neighbours of each image; 8, or as many as fewer images have, if not given.
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
             "student" there is the student's graph alone.
         allow_code: Whether code of one's own that the runs name may be run.
@@ -742,6 +762,7 @@ def report(
     Raises:
         RelgraphError: if one is not a run, none can be read, or the file cannot be written or is another's.
     """
+    check_whole(k=k, first=first)
     check_page(Path(output))
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
     opened = [_again(run, allow_code, given) for run in several]

@@ -385,7 +385,8 @@ def parse_yaml(text: str | bytes) -> Any:
     """Return what a text in YAML says: plain values, lists and mappings, nothing else is made of it.
 
     Raises:
-        ValueError: if it is not valid, is nested deeply, or has aliases, with the reason in a few words.
+        ValueError: if it is not valid, is nested deeply, has aliases, or a mapping the same name twice, with the reason
+            in a few words.
     """
     import yaml
 
@@ -394,6 +395,12 @@ def parse_yaml(text: str | bytes) -> Any:
             if self.check_event(yaml.AliasEvent):  # some lines of them stand for any number of values
                 raise yaml.YAMLError("it holds an alias such as *name: write out what that stands for")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value]
+            if twice := [str(name) for name in names if names.count(name) > 1]:  # the last would win, silently
+                raise yaml.YAMLError(f"it says {twice[0][:60]} twice")
+            return super().construct_mapping(node, deep)
 
     try:
         return yaml.load(text, Loader)

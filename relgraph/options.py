@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from inspect import cleandoc
+from numbers import Integral
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -159,6 +160,17 @@ class Option:
             return unknown(name, value, self.words)
         told = [*kinds, *self.words] if kinds else [", ".join(self.words)]
         return RelgraphError(f"{name} must be {' or '.join(told)}, got {shown(value)}")
+
+
+def check_whole(**numbers: object) -> None:
+    """Check arguments of a function that are whole numbers from 1 on, or not given.
+
+    Raises:
+        RelgraphError: for the first that is anything else.
+    """
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+            raise RelgraphError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 @cache

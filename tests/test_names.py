@@ -271,6 +271,7 @@ def test_what_a_constructor_refuses_is_told() -> None:
     refused(f"{none_of} student", "sp", run=replace(RUN, student_maps=()), refine="smooth")
     refused(f"{none_of} teacher", "sp", run=replace(RUN, teacher_maps=()), refine="smooth")
     refused("unknown nodes 'pixel'", nodes="pixel")
+    refused("pkt: unknown nodes 'pixel'", "kd+pkt", nodes="pixel")
     refused("unknown graph 'dnse': did you mean 'dense'?", graph="dnse")
     refused("unknown refinement 'conf': did you mean 'conv'?", refine="conf")
     refused("tau must be above 0, got -1.0", "nce", "tau=-1")

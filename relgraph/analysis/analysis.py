@@ -177,7 +177,7 @@ class Analysis:
 def analyse(
     run: TrainedRun | Path,
     split: str = "test",
-    k: int = 10,
+    k: int | None = None,
     first: int | None = None,
     seed: int = 0,
     search: str | None = None,
@@ -191,7 +191,7 @@ def analyse(
     Args:
         run: A finished run, or its path.
         split: "train", "val" or "test".
-        k: Neighbours of each node.
+        k: Neighbours of each node; 10, or as many as fewer images have, if not given.
         first: How many images of the split; all if `None`.
         seed: Of the communities.
         search: A name of `SEARCHES`; by default faiss where it is installed and the nodes are not large, else blocks,
@@ -206,17 +206,17 @@ def analyse(
         raise unknown("search", search, SEARCHES)
     opened = TrainedRun(run) if isinstance(run, Path) else run
     images = opened.images(split, first)
-    _check_k(k, len(images))
+    k = _chosen_k(k, len(images))
     return analyse_nodes(opened.node_set(images, source), k, seed, search)
 
 
-def analyse_nodes(nodes: NodeSet, k: int = 10, seed: int = 0, search: str | None = None) -> Analysis:
+def analyse_nodes(nodes: NodeSet, k: int | None = None, seed: int = 0, search: str | None = None) -> Analysis:
     """Return the k-NN graphs of nodes, each network's own, and their comparison where there are two: see `analyse`.
 
     Raises:
         RelgraphError: if there are too few nodes for k neighbours, or they hold what is no finite number.
     """
-    _check_k(k, len(nodes.index))
+    k = _chosen_k(k, len(nodes.index))
     if search is None:
         largest = max(one.x.numel() for one in nodes.networks.values())
         small = k < searching.FAISS_LIMIT and largest <= searching.LARGEST
@@ -232,9 +232,11 @@ def analyse_nodes(nodes: NodeSet, k: int = 10, seed: int = 0, search: str | None
     return Analysis(*facts, nodes.index, nodes.labels, graphs, comparison, nodes.source)
 
 
-def _check_k(k: int, count: int) -> None:
+def _chosen_k(given: int | None, count: int) -> int:
+    k = searching.chosen_k(given, 10, count)
     if not 0 < k < count:
         raise RelgraphError(f"k must be between 1 and the number of images less one, {count - 1}, got {k}")
+    return k
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:

@@ -14,6 +14,7 @@ from relgraph.analysis.split_graph import SplitGraph, difference_pair, lone_pair
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import Pair, Texts, topology_of
+from relgraph.graph.search import chosen_k
 from relgraph.graph.topology import Chooser, Topology
 
 
@@ -77,7 +78,7 @@ def pair_of(
     side: Side,
     *,
     graph: SplitGraph = "knn",
-    k: int = 8,
+    k: int | None = None,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> Pair:
@@ -89,7 +90,7 @@ def pair_of(
         RelgraphError: if the graph does not fit the number of images, or its edges are those of nodes that are not
             there.
     """
-    options: dict[str, Any] = {"graph": graph, "k": k, "threshold": threshold}
+    options: dict[str, Any] = {"graph": graph, "k": chosen_k(k, 8, len(nodes.index)), "threshold": threshold}
     name, *others = nodes.networks
     if not others:
         if neighbours not in (None, name):

@@ -440,7 +440,7 @@ def run_pair(
     side: Side | None = None,
     source: Source | None = None,
     graph: SplitGraph = "knn",
-    k: int = 8,
+    k: int | None = None,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> Pair:

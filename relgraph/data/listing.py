@@ -94,6 +94,8 @@ def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
                 left_out.counts[NOWHERE] += 1
             elif is_image(entry.name):
                 left_out.counts[NO_CLASS] += 1
+        elif folder.resolve().is_relative_to(entry.resolve()):  # a link to where the classes are
+            left_out.counts[THERE_ALREADY] += 1
         elif is_output(str(entry)) or holds_output_alone(str(entry)):
             left_out.counts[OWN_OUTPUT] += 1
         else:

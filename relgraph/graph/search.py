@@ -54,6 +54,15 @@ def check_k(k: int, count: int) -> None:
         raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
 
 
+def chosen_k(k: int | None, default: int, count: int) -> int:
+    """Return the k that was chosen, else the default, or as many neighbours as each of fewer nodes has.
+
+    >>> chosen_k(None, 8, 100), chosen_k(None, 8, 5), chosen_k(8, 8, 5)
+    (8, 4, 8)
+    """
+    return max(1, min(default, count - 1)) if k is None else k
+
+
 class Prepared:
     """Rows as a kernel's nodes, prepared each time they are read."""
 

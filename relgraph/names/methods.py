@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain, count
 from typing import Any, NamedTuple
@@ -177,9 +178,21 @@ def build(
         options = {name: value for name, value in taken.items() if value is not None} | chosen[item.name]
         if "refine" in options:
             options["refine"] = refiner(options["refine"])
-        method = item.build(run, {name: part_of(item.options.get(name), value) for name, value in options.items()})
+        with _naming(item.name if len(named) > 1 else ""):
+            method = item.build(run, {name: part_of(item.options.get(name), value) for name, value in options.items()})
         methods[item.name] = (method.weight if item.weight is None else item.weight, method)
     return Sum(methods) if methods else None
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of an error which method of a sum it is about, where it does not name it."""
+    try:
+        yield
+    except RelgraphError as error:
+        if not name or name in str(error).lower():
+            raise
+        raise RelgraphError(f"{name}: {error}") from error
 
 
 # Options that a run has as well, for all its methods.

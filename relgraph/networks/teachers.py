@@ -111,9 +111,10 @@ class Teacher(nn.Module):
         if not self.mean or not self.std:
             told = "give --teacher-mean and --teacher-std, or a module with attributes mean and std, a number a channel"
             raise RelgraphError(f"how the images of teacher {name} were prepared is not known: {told}")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
+        if {len(self.mean), len(self.std)} != {self.channels}:
+            expected = "one value a channel" if pretrained.channels is None else f"{self.channels} values each"
+            got = " and ".join(str(len(values)) for values in (self.mean, self.std))
+            raise RelgraphError(f"mean and std of teacher {name} must have {expected}, got {got}")
         if not all(0 < value < inf for value in self.std):  # NaN is neither
             raise RelgraphError(f"the std of teacher {name} must be positive, got {self.std}")
         if not all(map(isfinite, self.mean)):

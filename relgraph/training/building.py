@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -140,35 +142,54 @@ def open_data(recipe: Recipe) -> DataSet:
         share = "the share of validation classes in holdout_classes" if data.unseen else "val_fraction"
         told = f"picking the best epoch needs validation images: {share} must be above 0, got 0"
         raise RelgraphError(f"{told} (--select last picks none)")
-    sizes = _batch_sizes(recipe, data, recipe.labelled_share, recipe.learns_labels)
+    sizes = batch_sizes(recipe, data)
     check_parts(sizes, recipe.accumulate)
     if recipe.teacher_head == "sequential":
-        of_head = _batch_sizes(recipe, data, 1.0, True)
+        of_head = batch_sizes(recipe, data, of_head=True)
         check_parts(of_head, what="every batch of labelled images, for the teacher's head,")
     nodes = min(sizes) // (ProcessGroup.launched().count if recipe.relation == "local" else 1)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
     if recipe.searches and recipe.chosen_nodes != "positions":  # whose number is that of the students' maps
-        check_k(recipe.neighbours_of_each, nodes)
+        with telling_batch(min(sizes), sizes):
+            check_k(recipe.neighbours_of_each, nodes)
     return data
 
 
-def _batch_sizes(recipe: Recipe, data: DataSet, labelled_share: float, by_label: bool) -> list[int]:
-    """Return how many images the batches of an epoch hold, each number once."""
+def batch_sizes(recipe: Recipe, data: DataSet, of_head: bool = False) -> list[int]:
+    """Return how many images a batch of an epoch holds, and the last one, where that is smaller.
+
+    Of the student's training, or of that of a sequential head, whose images are the labelled ones.
+    """
     if recipe.scope == "dataset":
         return [min(recipe.batch_size, len(data.train))]
-    return epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=labelled_share, epoch=0,
+    share, by_label = (1.0, True) if of_head else (recipe.labelled_share, recipe.learns_labels)
+    return epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=share, epoch=0,
                          seed=recipe.seed, by_label=by_label, drop_last=recipe.drop_last).sizes  # fmt: skip
+
+
+@contextmanager
+def telling_batch(images: int, sizes: list[int]) -> Iterator[None]:
+    """Say of an error that it is the smaller last batch's, where there is one of this number of images."""
+    try:
+        yield
+    except RelgraphError as error:
+        if len(sizes) == 1 or images == sizes[0]:
+            raise
+        told = f"the last batch of an epoch, of {images} images: {error} (--drop-last leaves it out)"
+        raise RelgraphError(told) from error
 
 
 def check_parts(sizes: list[int], parts: int = 1, what: str = "every batch") -> None:
     """Raise RelgraphError unless each of these numbers of images can be split over all processes, and into parts."""
     processes = ProcessGroup.launched().count
+    over = {"processes": processes, "parts": parts}
+    words = " x ".join(f"{count} {name}" for name, count in over.items() if count > 1)
+    choice = "choose another batch_size or number of " + ("processes" if processes > 1 else "parts")
     for images in sizes:
         if images % (processes * parts):
-            words = f"{processes} processes" + (f" x {parts} parts" if parts > 1 else "")
-            choice = "choose another batch_size or number of processes"
-            raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
+            last = " in the last (--drop-last leaves it out)" if images != sizes[0] else ""
+            raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images{last}")
 
 
 def open_teacher(recipe: BaseRecipe, stages: tuple[str, ...] = ()) -> Teacher:

@@ -35,7 +35,7 @@ from relgraph.outputs import Batch, BatchEdges, Output, StepInputs
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
 from relgraph.training.board import split_of, write_projector
-from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
+from relgraph.training.building import batch_sizes, on_device, open_data, open_fabric, open_teacher, telling_batch
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import FIGURES, Job, Progress
@@ -414,7 +414,10 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
             _check_space(recipe, method)
             if recipe.scope == "dataset":
                 check_anchored(method)
-            rehearse(method, head, recipe, facts, task.example_labels, scores)
+            sizes = batch_sizes(recipe, data)
+            for images in sizes:
+                with telling_batch(images, sizes):
+                    rehearse(method, head, recipe, facts, task.example_labels, scores, images)
     read = recipe.reads_teacher_classifier and task.of_images
     # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
     return Distiller(
@@ -535,17 +538,18 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
 @torch.no_grad()
 def rehearse(
     method: Method, head: Head, recipe: Recipe, facts: RunFacts, labels: Callable[[int], Tensor],
-    scores: Sequence[tuple[int, ...] | None],
+    scores: Sequence[tuple[int, ...] | None], images: int,
 ) -> None:  # fmt: skip
-    """Call a method with one batch of zeros in the shapes of the run; a teacher's own head has a width of its own.
+    """Call a method with a batch of zeros in the shapes of the run; a teacher's own head has a width of its own.
 
-    `labels` returns those of so many images, and `scores` are the shapes of student's and teacher's logits.
+    `labels` returns those of so many images, and `scores` are the shapes of student's and teacher's logits. A batch has
+    as many `images`, of all processes.
 
     Raises:
         RelgraphError: if it cannot, where the first step would fail with the same message, or if a term of its loss is
             called like another figure of a run.
     """
-    n, own = min(recipe.batch_size, facts.images), head.dim
+    n, own = images, head.dim
     if recipe.relation == "local":
         n //= ProcessGroup.launched().count
 
@@ -563,10 +567,10 @@ def rehearse(
         k = min(recipe.neighbours_of_each, n - 1)
         edges = BatchEdges(torch.stack([torch.arange(1, k + 1), torch.zeros(k, dtype=torch.long)]), 1, k)
     shown = any("image" in part.method.reads for part in method.summands())
-    images = torch.zeros(n, *facts.image) if facts.image and shown else None
+    pixels = torch.zeros(n, *facts.image) if facts.image and shown else None
     method.eval()  # or norms would count it
     try:
-        terms = method.terms(student, teacher, Batch(torch.arange(n), labels(n), edges, images))
+        terms = method.terms(student, teacher, Batch(torch.arange(n), labels(n), edges, pixels))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
         if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):

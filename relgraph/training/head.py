@@ -13,7 +13,7 @@ from relgraph.training.optimisers import new_optimiser
 from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import restore, write_first
 from relgraph.training.runs import RunDirectory
-from relgraph.training.schedule import student_schedule
+from relgraph.training.schedule import Schedule, student_schedule
 from relgraph.training.tasks import classes_of
 from relgraph.training.trainer import train_epochs
 
@@ -62,7 +62,7 @@ def train_head(student: Job, head: Head, recipe: Recipe, run: RunDirectory) -> N
     head.requires_grad_(True)
     optimisers = {"optimiser": new_optimiser(recipe, head, head.parameters(), recipe.teacher_lr)}
     task, run = classes_of(student.task), run.of_head()
-    objective, schedule = TeacherHead(head, task.loss, task.processes), student_schedule(head_recipe(recipe))
+    objective, schedule = TeacherHead(head, task.loss, task.processes), head_schedule(recipe)
     job = HeadTraining(recipe, student.fabric, task, student.feed, objective, optimisers, schedule)
     progress = restore(job, run)
     write_first(job, run)
@@ -76,3 +76,12 @@ def head_recipe(recipe: Recipe) -> Recipe:
     milestones = recipe.milestones if epochs == recipe.epochs else None
     return replace(recipe, epochs=epochs, head_epochs=None, teacher_head="joint", lr=recipe.teacher_lr,
                    milestones=milestones, init_epochs=0, warmup_epochs=0, min_lr=0.0, patience=None)  # fmt: skip
+
+
+def head_schedule(recipe: Recipe) -> Schedule:
+    """Return the rates of the head's own training: the student's milestones in proportion to its epochs."""
+    own = head_recipe(recipe)
+    found = student_schedule(own)
+    if recipe.milestones is None or own.milestones is not None:
+        return found
+    return replace(found, milestones=tuple(round(at * own.epochs / recipe.epochs) for at in recipe.milestones))

@@ -41,6 +41,7 @@ def _tuples(value: Any) -> Any:
 _FILE = _tuples(tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")))
 FAMILY: dict[str, dict[str, Any]] = _FILE["family"]  # RepDistiller's methods
 PRESETS = {**_FILE["preset"], **FAMILY}
+EGA_TERMS = ("node_weight", "edge_weight")
 DIGITS: dict[str, Any] = PRESETS["digits"]["options"]
 
 
@@ -97,7 +98,16 @@ def find_preset(name: str, method: str | None = None, student: str | None = None
         return _repdistiller(name if method is None and name in FAMILY else method, student)
     if PRESETS[name].get("alone") and method is not None and str(method).strip().lower() != name:
         raise RelgraphError(f"the preset {name} trains {name} alone, got method {method}")
-    return _in_file(name, student)
+    found = _in_file(name, student)
+    return found if method is None else replace(found, options=_read_by(method, found.options))
+
+
+def _read_by(method: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without the weights of EGA's terms, where a method was given that has none."""
+    from relgraph.names import parse_methods
+
+    known = {name for item in parse_methods(method) for name in item.options}
+    return {name: value for name, value in options.items() if name not in EGA_TERMS or name in known}
 
 
 def with_arguments(own: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:

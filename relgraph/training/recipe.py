@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from relgraph.errors import RelgraphError
 from relgraph.options import PAIR, check_names, check_options, option, options_of
 from relgraph.own_code import Own
-from relgraph.training.presets import find_preset, with_arguments
+from relgraph.training.presets import EGA_TERMS, find_preset, with_arguments
 
 if TYPE_CHECKING:
     from relgraph.names import Named
@@ -79,8 +79,7 @@ class BaseRecipe:
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made, output=embedding
             for the vectors of a student that its method compared.
-        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999. AdamW needs smaller rates: give --lr
-            and --teacher-lr with it, such as 0.001.
+        optimiser: SGD with momentum, or AdamW with torch's betas, and rates of 0.001 if not given.
         momentum: Momentum of SGD.
         nesterov: Nesterov's momentum.
         decay_norm_and_bias: Whether weight decay also acts on weights of norms, on biases and on what a network names
@@ -424,6 +423,9 @@ class Recipe(BaseRecipe):
         self.refuse_unused(self.relates, "methods that relate the images of a batch", got, *related)
         self.refuse_unused("nodes" in known, "methods with the option nodes", got, "nodes")
         self.refuse_unused("pool" in known, "methods that compare positions", got, "pool")
+        self.refuse_unused("node_weight" in known, "the method ega", got, *EGA_TERMS)
+        scored = "temperature" in known or self.alpha > 0
+        self.refuse_unused(scored, "methods that have one and alpha", got, "temperature")
         for part, read in names.PARTS.items():
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
             read(getattr(self, part))  # an unknown name is told before anything is loaded

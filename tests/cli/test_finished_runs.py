@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,14 @@ def test_an_evaluation_on_a_single_unseen_class_has_no_figures(program: Program)
     program("train", "--method", "infonce", *options, "--out", "one")
     told = program("evaluate", "one").stdout.strip()
     assert told == "no figures: retrieval is judged by test images of two classes or more, with two images of one"
+
+
+def test_fewer_images_than_neighbours_by_default(program: Program, run: Path) -> None:
+    program("report", run, "--first", 6, "-o", "few.html")
+    assert "6 images of the test split, 5 nearest neighbours" in Path("few.html").read_text(encoding="utf-8")
+    assert "6 images, k = 5" in program("analyze", run, "--first", 6, "--out", "few.json").stdout
+    program("export", run, "--side", "teacher", "--first", 6, "-o", "few.graphml")
+    assert nx.read_graphml("few.graphml").number_of_edges() == 6 * 5
 
 
 def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) -> None:

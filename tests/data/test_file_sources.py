@@ -15,7 +15,7 @@ from torch import Tensor
 from relgraph.data import folders
 from relgraph.data.datasets import DataSet, load, together
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.listing import NO_CLASS, TAKEN, LeftOut
+from relgraph.data.listing import NO_CLASS, TAKEN, THERE_ALREADY, LeftOut
 from relgraph.names import dataset
 from tests.checks import assert_refused_like, case
 from tests.pictures import write_folder, write_image
@@ -68,6 +68,10 @@ def test_a_folder_of_classes_is_split_by_a_fraction_and_a_seed(flat: Path) -> No
 def test_what_is_no_folder_of_classes_is_refused(flat: Path, tmp_path: Path) -> None:
     write_image(flat / "0.png")
     assert read(f"classes:{flat}").left_out.counts == {NO_CLASS: 1}
+    for name, target in (("itself", flat), ("above", flat.parent)):
+        (flat / name).symlink_to(target)
+    whole = read(f"classes:{flat}")
+    assert whole.train.classes == ("cat", "dog") and whole.left_out.counts == {NO_CLASS: 1, THERE_ALREADY: 2}
     split = write_folder(tmp_path / "split", {"train": 1, "test": 1})
     (tmp_path / "one/cat").mkdir(parents=True)
     cases = {

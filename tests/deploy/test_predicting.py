@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_written_is_refused_and_nothing_is_left(
         (lambda: run.predict(new, out=tmp_path / "o.xls"), "expected an output FILE.csv or FILE.json, or a format"),
         (lambda: run.predict(new / "in/bad.png", out=tmp_path / "o.csv"), "found none$"),
         (lambda: run.predict(new, tpo=1), "^unknown option 'tpo': expected one of this function, or code "),
-        (lambda: run.predict(new, top=0), "top and batch_size must be at least 1, got 0 and 256"),
+        (lambda: run.predict(new, top=0), "top must be a whole number of at least 1, got 0"),
     )
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "there.csv").read_text() == "mine"
 

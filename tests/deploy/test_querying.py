@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_and_doubts_are_told(
         (lambda: run.query(asked, index=other), "expected the student's teacher, embedded:digits$"),
         (lambda: run.query(asked, index=tmp_path / "wide.npy"), "student have width 6, those of .*wide.npy 9: relg"),
         (lambda: run.query(asked, index=own, k=21), "between 1 and the number of images in .*own, 20, got 21$"),
-        (lambda: run.query(asked, index=own, k=0), "k and batch_size must be at least 1, got 0 and 256$"),
+        (lambda: run.query(asked, index=own, k=0), "k must be a whole number of at least 1, got 0$"),
         (lambda: run.query(asked, index=photos), "expected an index, a store of relgraph embed or a table"),
         (lambda: run.query(photos / "none.png", index=own), "expected images that can be read, found none$"),
         (lambda: run.query(asked, index=own, html=tmp_path / "page.html"), "page.html is there already"),

@@ -64,7 +64,10 @@ def test_timm_transformer_at_another_size_and_grey_images(path: Path) -> None:
     load = partial(load_teacher, "timm:test_resnet", weights=path, arguments={"in_chans": 1})
     teacher = load(mean=[0.5], std=[0.5])
     assert teacher(torch.zeros(2, 1, 64, 64)).shape == (2, teacher.width)
-    assert_refused_like((load, "mean of teacher timm:test_resnet must have 1 values, got 3"))
+    assert_refused_like(
+        (load, "^mean and std of teacher timm:test_resnet must have 1 values each, got 3 and 3$"),
+        (partial(load, mean=[0.5, 0.5], std=[0.5]), "must have 1 values each, got 2 and 1$"),
+    )
 
 
 def test_frozen(path: Path) -> None:

@@ -57,8 +57,18 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"graph": "knn", "k": 6, "labelled_share": 1.0}, r"k must be .*5.*6"),  # batches of the 6 labelled images
     ({"graph": "knn", "k": 36, "batch_size": 64, "labels_per_class": 0}, r"k must be .*35.*36"),
     # The last, smaller batch, of 36 images.
-    ({"graph": "knn", "k": 4, "batch_size": 16, "labels_per_class": 0, "drop_last": False}, r"k must be .*3.*4"),
-    ({"batch_size": 16, "accumulate": 8, "labels_per_class": 0, "drop_last": False}, r"1 processes x 8 parts.*got 4"),
+    (
+        {"graph": "knn", "k": 4, "batch_size": 16, "labels_per_class": 0, "drop_last": False},
+        r"^the last batch of an epoch, of 4 images: k must be .*3.*4",
+    ),
+    (
+        {"method": "darkrank", "batch_size": 17, "labels_per_class": 0, "drop_last": False},
+        r"^the last batch of an epoch, of 2 images: .*",
+    ),
+    (
+        {"batch_size": 16, "accumulate": 8, "labels_per_class": 0, "drop_last": False},
+        r"over 8 parts: .* or number of parts, got 4 images in the last \(--drop-last leaves it out\)$",
+    ),
     ({"dataset": "folder:nowhere"}, r"nowhere: no such folder.*$"),
 )
 

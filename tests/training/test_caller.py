@@ -1,6 +1,7 @@
 """A program that trains goes on with its own number of threads and its own random numbers."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 import relgraph
 from relgraph.training.callbacks import EpochEnd
 from relgraph.training.distillation import train
+from tests.checks import assert_refused
 from tests.training.conftest import RecipeMaker, outcome
 
 QUICK: dict[str, Any] = {"epochs": 1, "device": "cpu", "precision": "32-true", "threads": 1}
@@ -52,6 +54,30 @@ def test_threads_and_random_numbers_are_the_callers_again(images: Path, tmp_path
     taught = {name: taught[name] for name in ("dataset", "teacher", "device", "precision", "threads")}
     relgraph.embed(**taught, out=tmp_path / "store")
     assert state()[0] == threads and torch.equal(state()[1], numbers)
+
+
+def test_arguments_of_the_functions_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    calls: dict[str, Any] = {
+        "top": partial(relgraph.predict, nowhere, "a.png"),
+        "k": partial(relgraph.evaluate, nowhere),
+        "views": relgraph.embed,
+        "first": partial(relgraph.report, nowhere, tmp_path / "a.html"),
+        "batch_size": partial(relgraph.query, nowhere, "a.png", index="b.npy"),
+    }
+    told = "{} must be a whole number of at least 1, got {!r}"
+    for value in (0, -1, 2.5, "x", True):
+        assert_refused(*((partial(call, **{name: value}), told.format(name, value)) for name, call in calls.items()))
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (partial(relgraph.analyze, nowhere), {"k": 2.5}, told.format("k", 2.5)),
+        (partial(relgraph.export, nowhere, "a.gexf"), {"k": 0}, told.format("k", 0)),
+        (relgraph.train, {"out": 5}, "out must be the path of a run, got 5"),
+        (relgraph.pretrain, {"resume": True}, "resume must be the path of a run, got True"),
+        (relgraph.train, {"devices": 2}, "devices is an option of the command line alone: torchrun …"),
+        (relgraph.embed, {"config": "a.yaml"}, "config is an option of the command line alone: read the file, …"),
+    ]
+    assert_refused(*((partial(call, **given), expected) for call, given, expected in cases))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

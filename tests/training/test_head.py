@@ -19,7 +19,7 @@ from relgraph.training import epochs
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step
-from relgraph.training.head import head_recipe, train_head
+from relgraph.training.head import head_recipe, head_schedule, train_head
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.stopping import Stopped
@@ -138,6 +138,8 @@ def test_its_recipe(make: RecipeMaker) -> None:
     short = student_schedule(recipe)
     assert short.epochs == recipe.epochs == 8
     assert [e for e in range(1, 8) if short.rate(e) < short.rate(e - 1)] == [5, 6, 7]
+    own = head_schedule(make(epochs=240, teacher_head="sequential", head_epochs=8, milestones=(60, 61, 150)))
+    assert [own.rate(epoch) for epoch in (0, 1, 2, 4, 5)] == pytest.approx([0.01, 0.01, 1e-4, 1e-4, 1e-5])
 
 
 def test_without_a_teacher_there_is_no_head(make: RecipeMaker, tmp_path: Path) -> None:

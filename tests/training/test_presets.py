@@ -97,6 +97,12 @@ def test_sskd_seed_and_moco_have_their_scripts_settings() -> None:
         assert rates(recipe)[0] == 0.03 and rates(recipe)[100] == pytest.approx(0.015)
 
 
+def test_weights_of_egas_terms_are_left_out_for_other_methods() -> None:
+    assert "node_weight" in find_preset("ega", "0.5*ega+sp").options and "edge_weight" in find_preset("ega").options
+    assert not {"node_weight", "edge_weight"} & find_preset("ega", "sp").options.keys()
+    assert resolve({"method": "sp"}, "ega").edge_weight is None
+
+
 def test_every_preset_says_what_it_is_and_all_that_differs_in_sentences() -> None:
     for name in PRESETS:
         preset = find_preset(name)

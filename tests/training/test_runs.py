@@ -126,6 +126,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     assert_refused_like((lambda: RunDirectory.open(tmp_path), told))
     for text, told in (
         ("lr: [\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
+        ("seed: 1\nlr: 0.1\nseed: 2\n", r"^cannot read .*recipe\.yaml: it says seed twice$"),
         ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
         ("epochs: 3\n", r"recipe\.yaml must hold every option, it lacks dataset, root, "),
         ("epoch: 3\n", r"^unknown option 'epoch': did you mean 'epochs'\?"),

@@ -32,7 +32,7 @@ LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 
 def write_report(
-    runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8,
+    runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int | None = None,
     source: Source = "teacher", given: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> int:  # fmt: skip
     """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.

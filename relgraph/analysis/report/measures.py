@@ -14,6 +14,7 @@ from relgraph.analysis.run_loading import TrainedRun
 from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError
 from relgraph.files import read_json, write_json
+from relgraph.graph.search import chosen_k
 from relgraph.networks.files import fingerprint_of
 from relgraph.training.runs import RunDirectory
 
@@ -24,12 +25,12 @@ KEPT = 8  # questions of which a run keeps the answers
 class Asked:
     """Which graph of a run is measured: of `k` nearest neighbours, on a split or its first images, by a source.
 
-    The split is by default "test", or "train" where there are no test images.
+    The split is by default "test", or "train" where there are no test images, and k 8, or as many as fewer images have.
     """
 
     split: str | None = None
     first: int | None = None
-    k: int = 8
+    k: int | None = None
     source: Source = "teacher"
 
     def analysis(self, run: TrainedRun) -> Analysis:
@@ -39,7 +40,8 @@ class Asked:
             RelgraphError: as `analyse`.
         """
         split = self.split or ("test" if len(run.data.test) > 0 else "train")
-        return analyse(run, split, self.k, self.first, source=self.source)
+        k = chosen_k(self.k, 8, len(run.images(split, self.first)))
+        return analyse(run, split, k, self.first, source=self.source)
 
 
 class Measured(NamedTuple):
