@@ -3,6 +3,7 @@
 Made from the typed options by `tests/test_keywords.py` for editors and type checkers; the commands' help explains them.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 
@@ -24,7 +25,7 @@ class DataOptions(TypedDict, total=False):
     teacher_size: int | None
     teacher_mean: tuple[float, ...] | None
     teacher_std: tuple[float, ...] | None
-    teacher_args: tuple[str, ...]
+    teacher_args: tuple[str, ...] | Mapping[str, Any]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     threads: int | Literal["auto"] | None
@@ -77,7 +78,7 @@ class TrainOptions(RunOptions, total=False):
     target_space: Literal["projection", "teacher"]
     dim: int | None
     method: str | Any
-    method_args: tuple[str, ...]
+    method_args: tuple[str, ...] | Mapping[str, Any]
     ss_head: str | None
     graph: Literal["dense", "knn"] | None
     k: int | None

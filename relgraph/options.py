@@ -33,6 +33,7 @@ KINDS: dict[Any, str] = {
 
 
 # A file may hold lists of lists: of these a message has the beginning.
+ARGUMENTS = ("method_args", "teacher_args")  # options that a mapping may stand for
 shown = reprlib.Repr().repr
 
 
@@ -160,6 +161,29 @@ class Option:
             return unknown(name, value, self.words)
         told = [*kinds, *self.words] if kinds else [", ".join(self.words)]
         return RelgraphError(f"{name} must be {' or '.join(told)}, got {shown(value)}")
+
+
+def with_arguments_written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which arguments that are given as a mapping stand as `NAME=VALUE`, as a command has them.
+
+    Raises:
+        RelgraphError: for an argument that is no text, number or switch.
+
+    >>> with_arguments_written({"method_args": {"tau": 0.2, "head": "mlp", "official": True}, "k": 8})
+    {'method_args': ('tau=0.2', 'head=mlp', 'official=true'), 'k': 8}
+    """
+
+    def written(option: str, name: str, value: Any) -> str:
+        value = value.item() if _is_foreign(value) else value
+        if not isinstance(value, (str, int, float)):
+            raise RelgraphError(f"{name} of {option} must be a text, a number or a switch, got {shown(value)}")
+        return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+
+    mappings = {name: options[name] for name in ARGUMENTS if isinstance(options.get(name), Mapping)}
+    return {
+        **options,
+        **{name: tuple(written(name, *item) for item in given.items()) for name, given in mappings.items()},
+    }
 
 
 def check_whole(**numbers: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import relgraph
 from relgraph import keywords
-from relgraph.options import Option, options_of
+from relgraph.options import ARGUMENTS, Option, options_of
 from relgraph.own_code import Own
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import EMBED_OPTIONS, Recipe
@@ -21,6 +21,7 @@ HEAD = '''"""The keywords of `relgraph.train`, `pretrain` and `embed`: the optio
 Made from the typed options by `tests/test_keywords.py` for editors and type checkers; the commands' help explains them.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 '''
 NAMED = {
@@ -41,7 +42,11 @@ def annotation(kind: Any) -> str:
 
 
 def lines_of(options: Iterable[Option]) -> list[str]:
-    return [f"    {item.name}: {' | '.join(map(annotation, item.kinds))}" for item in options]
+    return [
+        f"    {item.name}: {' | '.join(map(annotation, item.kinds))}"
+        + " | Mapping[str, Any]" * (item.name in ARGUMENTS)
+        for item in options
+    ]
 
 
 def source(name: str, told: str, lines: Iterable[str], base: str = "TypedDict") -> str:

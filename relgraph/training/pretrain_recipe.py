@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.options import check_names, option
+from relgraph.options import check_names, option, with_arguments_written
 from relgraph.own_code import Own
 from relgraph.training.recipe import BaseRecipe, check_optimiser
 
@@ -113,7 +113,7 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     from relgraph.names import settled
 
     check_names(PretrainRecipe, given)
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in with_arguments_written(given).items() if value is not None}
     objective, dataset = str(asked.get("objective", "simclr")), asked.get("dataset", "digits")
     if objective not in DEFAULTS:
         raise unknown("objective", objective, DEFAULTS)

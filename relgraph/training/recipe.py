@@ -10,7 +10,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from relgraph.errors import RelgraphError
-from relgraph.options import PAIR, check_names, check_options, option, options_of
+from relgraph.options import PAIR, check_names, check_options, option, options_of, with_arguments_written
 from relgraph.own_code import Own
 from relgraph.training.presets import EGA_TERMS, find_preset, with_arguments
 
@@ -720,6 +720,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     from relgraph.names import settled
 
     check_names(Recipe, given)
+    given = with_arguments_written(given)
     if preset is None:
         data = given.get("dataset", "digits")
         preset = dataset_of(data).preset if isinstance(data, str) else "none"

@@ -4,6 +4,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from relgraph.options import options_of
@@ -95,6 +96,17 @@ def test_sskd_seed_and_moco_have_their_scripts_settings() -> None:
         assert facts(recipe, *official) == official and {"tau=0.2", "queue=65536", "head=mlp"} <= {*recipe.method_args}
         assert ("teacher_tau=1e-4" in recipe.method_args) == (name == "seed")
         assert rates(recipe)[0] == 0.03 and rates(recipe)[100] == pytest.approx(0.015)
+
+
+def test_arguments_may_be_a_mapping() -> None:
+    given = {"method": "nce", "method_args": {"tau": np.float32(0.5), "official": True}}
+    assert_refused((lambda: resolve(given), "unknown option of the method 'official'…"))
+    recipe = resolve({"method": "seed", "method_args": {"tau": 0.5, "queue": 99}, "teacher_args": {"a": True}}, "seed")
+    assert {"tau=0.5", "queue=99", "head=mlp"} <= {*recipe.method_args} and "tau=0.2" not in recipe.method_args
+    assert recipe.teacher_args == ("a=true",)
+    listed = {"method": "nce", "method_args": {"layers": [1, 2]}}
+    told = "layers of method_args must be a text, a number or a switch, got [1, 2]"
+    assert_refused((lambda: resolve(listed), told))
 
 
 def test_weights_of_egas_terms_are_left_out_for_other_methods() -> None:
