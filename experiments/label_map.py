@@ -237,7 +237,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
     """Draw accuracy against the share of labels, mean and range of the seeds, and the curves of EGA's two terms."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     shares, runs = [float(share) for share in report["shares"]], report["runs"]
     names = [name for name, weights in report["summary"].items() if "published" in weights]
@@ -254,11 +254,18 @@ def draw(report: dict[str, Any], file: Path) -> None:
               if (values := figures(runs, Run("EGA", share, 0), "teacher_probe"))]  # fmt: skip
     if probed:
         left.plot(*zip(*probed, strict=True), ":", marker="x", color="black", label="the teacher's linear probe")
-    left.set(xscale="log", xlabel="labels in %", ylabel="test top-1 in %", title="bands: lowest to highest seed")
+    left.set(
+        xscale="log",
+        xlabel="labels in %",
+        ylabel="test top-1 in %",
+        title="band: lowest to highest seed, where there are several",
+    )
     right.set(xlabel="epoch", ylabel="validation top-1 in %", title=f"{100 * shares[0]:g} % of the labels, seed 0")
-    for axes in (left, right):
+    left.set_xticks([100 * share for share in shares], [f"{100 * share:g}" for share in shares])
+    left.minorticks_off()
+    for axes, beside in ((left, {"loc": "upper left", "bbox_to_anchor": (1, 1)}), (right, {"loc": "lower right"})):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8, handlelength=3)
+        axes.legend(frameon=False, fontsize=8, handlelength=3, **beside)
     figure.savefig(file, dpi=120)
 
 
