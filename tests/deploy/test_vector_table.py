@@ -189,7 +189,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(photos: Path, tmp
     refused("no/v.csv", "^cannot write .*v.csv: No such file or directory")
     refused("o.csv", "^views is of a store: expected 1 for the table .*o.csv, got 2$", views=2)
     refused("o.csv", "^dtype is of a store: expected float32 for the table", dtype="float16")
-    refused("o.csv", "^batch_size must be at least 1, got 0$", batch_size=0)
+    refused("o.csv", "^batch_size must be a whole number of at least 1, got 0$", batch_size=0)
     refused("store", "^a split is of a table, FILE.parquet, .csv or .npy; a store has train, got all$", split="all")
     refused("o.csv", "^expected vectors of finite numbers, found others for train/cat/4.png of train$", Fading(),
             batch_size=4)  # fmt: skip
