@@ -191,9 +191,9 @@ def probe(path: Path, file: Path) -> float:
 
 
 def figures(runs: Runs, run: Run, what: str = "test_top1") -> list[float]:
-    """Return a figure of all seeds of a run that are there."""
+    """Return a figure of all seeds of a run of which it is there."""
     keys = [run._replace(seed=seed).key for seed in range(max(NOISY_SEEDS, *SEEDS.values()))]
-    return [runs[key][what] for key in keys if key in runs]
+    return [runs[key][what] for key in keys if what in runs.get(key, {})]
 
 
 def summary(runs: Runs, methods: list[str], shares: list[float], factors: dict[str, float]) -> dict[str, Any]:
